@@ -1,0 +1,99 @@
+# One vocabulary for a person, a hook and a CI. `make` alone lists it.
+#
+# Two virtual environments: .venv (everything) and .venv-airflow (Airflow alone). A target installs
+# what it needs by itself: each environment has a stamp, named after its lock's content and the
+# checkout's place, so that nothing happens while both are the same.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+stamp = $(1)/.lock-$(shell { pwd; cat $(2); } | git hash-object --stdin)
+ML_READY := $(call stamp,.venv,requirements/ml.txt)
+AIRFLOW_READY := $(call stamp,.venv-airflow,requirements/airflow.txt)
+
+# Jobs find the ML environment's dvc and python first, as the stages in dvc.yaml expect.
+IN_ML := PATH="$$PWD/.venv/bin:$$PATH"
+ML := $(IN_ML) .venv/bin/python -m
+
+# Variables of a job, each handed on only when it has a value. The shell reads them from the
+# environment, so that values with spaces or quotes arrive as they are.
+export DATA SITES LEGS REGISTRY MODEL FILE OUT
+option = $${$(2):+--$(1) "$$$(2)"}
+
+# Nothing here reports to anybody.
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export GX_ANALYTICS_ENABLED := false
+
+# Test processes side by side.
+WORKERS ?= 2
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(ML_READY) $(AIRFLOW_READY) ## install both environments (needs Python 3.11, git, make)
+
+$(ML_READY):
+	@scripts/setup.sh .venv requirements/ml.txt $@
+
+# Airflow's environment is installed by the ML environment's uv.
+$(AIRFLOW_READY): | $(ML_READY)
+	@scripts/setup.sh .venv-airflow requirements/airflow.txt $@
+
+.PHONY: run
+run: $(ML_READY) ## train, evaluate, register [DATA= SITES= LEGS= REGISTRY= MODEL=]
+	@$(ML) pipelines.run $(call option,data,DATA) $(call option,sites,SITES) \
+		$(call option,legs,LEGS) $(call option,registry,REGISTRY) $(call option,model,MODEL)
+
+.PHONY: data
+data: $(ML_READY) ## make the default world again; DVC confirms its hash
+	@$(ML) pipelines.data
+
+.PHONY: score
+score: $(ML_READY) ## score a file with the champion: FILE= OUT= [MODEL= SITES= REGISTRY=]
+	@if [ -z "$${FILE:-}" ] || [ -z "$${OUT:-}" ]; then \
+		echo "Say what to score and where to write: make score FILE=scans.csv OUT=verdicts.csv" >&2; \
+		echo "FILE is a CSV, TSV or Parquet file or a folder of them; OUT ends in .csv or .parquet." >&2; \
+		exit 2; \
+	fi
+	@$(ML) pipelines.score $(call option,file,FILE) $(call option,out,OUT) \
+		$(call option,model,MODEL) $(call option,sites,SITES) $(call option,registry,REGISTRY)
+
+.PHONY: test
+test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
+	@$(ML) pytest -n $(WORKERS) --ignore=tests/dags $(if $(TRAILWATCH_FULL),,-m "not full") tests
+	@if [ -d tests/dags ]; then \
+		AIRFLOW_HOME="$$PWD/.airflow-test" AIRFLOW__CORE__LOAD_EXAMPLES=false \
+		.venv-airflow/bin/python -m pytest tests/dags; \
+	fi
+
+.PHONY: test-full
+test-full: export TRAILWATCH_FULL = 1
+test-full: test ## the same, with the long tests
+
+.PHONY: lint
+lint: $(ML_READY) ## style, types, and who may import whom
+	@$(ML) ruff check
+	@$(ML) ruff format --check
+	@$(ML) mypy
+	@.venv/bin/lint-imports --no-logo
+
+.PHONY: bench
+bench: $(ML_READY) ## measure; every benchmark prints ratios within one run
+	@$(ML) bench
+
+.PHONY: lock
+lock: $(ML_READY) ## compile requirements/*.in into the locks
+	@scripts/lock.sh
+
+.PHONY: clean
+clean: ## remove caches and both environments; data, models and registry stay
+	rm -rf .venv .venv-airflow .airflow-test .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
