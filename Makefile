@@ -38,6 +38,7 @@ help: ## list the commands
 
 .PHONY: setup
 setup: $(ML_READY) $(AIRFLOW_READY) ## install both environments (needs Python 3.11, git, make)
+	@echo "Both environments match their locks."
 
 $(ML_READY):
 	@scripts/setup.sh .venv requirements/ml.txt $@

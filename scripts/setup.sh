@@ -13,6 +13,10 @@ is_311() {
     "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 }
 
+version() {
+    if command -v "$1" >/dev/null; then "$1" --version 2>&1 | grep -m 1 . || true; else echo absent; fi
+}
+
 find_python() {
     local candidate found=""
     if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3.11 python3 python; fi
@@ -21,7 +25,7 @@ find_python() {
             echo "$candidate"
             return
         fi
-        found+="  $candidate: $("$candidate" --version 2>&1 | tail -n 1 || true)"$'\n'
+        found+="  $candidate: $(version "$candidate")"$'\n'
     done
     echo "Trailwatch needs Python 3.11, and found:" >&2
     echo "${found}Install it, or say where it is: make setup PYTHON=/path/to/python3.11" >&2
@@ -48,10 +52,15 @@ make_environment "$python"
 if [ "$environment" = .venv ]; then
     uv=$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' "$lock")
     say "installing $uv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv"
+    .venv/bin/python -m pip install -qq --disable-pip-version-check "$uv"
 fi
 say "installing $(grep -c '^[a-z]' "$lock") packages from $lock"
-scripts/uv.sh pip install --python "$environment/bin/python" --requirements "$lock"
+install() { scripts/uv.sh pip install --python "$environment/bin/python" --requirements "$lock"; }
+if [ -t 2 ]; then
+    install # with progress bars
+else
+    install 2> >(grep -v '^ [-+~] ' >&2) # without a line for every package
+fi
 rm -f "$environment"/.lock-*
 touch "$stamp"
 say "ready"
