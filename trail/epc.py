@@ -1,0 +1,198 @@
+"""EPC codes: vectorised parsing and what is wrong with a malformed one.
+
+`001.8804823.1293291.010004.20250701.000004002` is
+header . company (7) . product (7) . lot (6) . manufacture date . serial (9);
+dashes may stand in place of dots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+HEADER: Final = 1
+_WIDTHS: Final = (3, 7, 7, 6, 8, 9)
+LENGTH: Final = sum(_WIDTHS) + len(_WIDTHS) - 1
+_STARTS: Final = tuple(sum(_WIDTHS[:i]) + i for i in range(len(_WIDTHS)))
+_COLUMNS: Final = ("company", "product", "lot", "serial", "made_day", "fault", "lot_key")
+_SEPARATORS: Final = tuple(start - 1 for start in _STARTS[1:])
+
+
+class Fault(IntFlag):
+    """What is wrong with the shape of a code; 0 is a well-formed code."""
+
+    STRUCTURE = 1
+    HEADER = 2
+    LOT = 4
+    DATE = 8
+    SERIAL = 16
+
+
+FAULT_TEXT: Final = {
+    Fault.STRUCTURE: "it is not header.company.product.lot.date.serial with 3.7.7.6.8.9 digits",
+    Fault.HEADER: f"its header is not {HEADER:03d}",
+    Fault.LOT: "its lot number is zero",
+    Fault.DATE: "its manufacture date is not a date",
+    Fault.SERIAL: "its serial number is zero",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EpcTable:
+    """Distinct EPC codes and their parts, one row a code (length m).
+
+    Attributes:
+        text: Arrow string array (m,), the codes as they came.
+        company: int32 (m,), -1 where the code has no such part.
+        product: int32 (m,), likewise.
+        lot: int32 (m,), lot number, likewise.
+        serial: int32 (m,), likewise.
+        made_day: int32 (m,), manufacture date in days since 1970, -1 where unreadable.
+        fault: uint8 (m,), a `Fault`.
+        lot_key: int64 (m,), identifies (company, product, lot number) in every process; a
+            malformed code is a lot of its own.
+    """
+
+    text: pa.StringArray
+    company: Int32
+    product: Int32
+    lot: Int32
+    serial: Int32
+    made_day: Int32
+    fault: UInt8
+    lot_key: Int64
+
+    def __len__(self) -> int:
+        return len(self.company)
+
+    def take(self, index: npt.NDArray[np.integer]) -> EpcTable:
+        """The codes at these positions."""
+        columns = {name: getattr(self, name)[index] for name in _COLUMNS}
+        return EpcTable(text=self.text.take(pa.array(index)), **columns)
+
+
+def mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of integers (splitmix64, Steele et al. 2014), the same everywhere."""
+    with np.errstate(over="ignore"):
+        value = value + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def parse(codes: pa.StringArray) -> EpcTable:
+    """Parse distinct codes, vectorised; never raises on a malformed code.
+
+    Args:
+        codes: Arrow string array (m,) without nulls.
+
+    Returns:
+        The table of the m codes in the given order.
+    """
+    m = len(codes)
+    table = {
+        name: np.full(m, -1, dtype=np.int32)
+        for name in ("company", "product", "lot", "serial", "made_day")
+    }
+    fault = np.full(m, Fault.STRUCTURE, dtype=np.uint8)
+    right_length = np.asarray(pc.equal(pc.binary_length(codes), LENGTH))
+    where = np.flatnonzero(right_length)
+    if len(where):
+        characters = _characters(codes if len(where) == m else codes.take(pa.array(where)))
+        digits = characters - np.uint8(ord("0"))
+        ok = np.ones(len(where), dtype=bool)
+        for position in range(LENGTH):
+            if position in _SEPARATORS:
+                column = characters[:, position]
+                ok &= (column == ord(".")) | (column == ord("-"))
+            else:
+                ok &= digits[:, position] <= 9
+        where = where[ok]
+        digits = digits if ok.all() else digits[ok]
+        parts = [
+            _number(digits, start, width) for start, width in zip(_STARTS, _WIDTHS, strict=True)
+        ]
+        header, company, product, lot, date, serial = parts
+        made_day, date_ok = _day(date)
+        table["company"][where] = company
+        table["product"][where] = product
+        table["lot"][where] = lot
+        table["serial"][where] = serial
+        table["made_day"][where] = np.where(date_ok, made_day, -1)
+        fault[where] = (
+            (header != HEADER) * Fault.HEADER
+            + (lot == 0) * Fault.LOT
+            + (~date_ok) * Fault.DATE
+            + (serial == 0) * Fault.SERIAL
+        ).astype(np.uint8)
+    return EpcTable(text=codes, fault=fault, lot_key=_lot_key(codes, table, fault), **table)
+
+
+def concat(first: EpcTable, second: EpcTable) -> EpcTable:
+    """Both tables, one after the other; a code that stands in both keeps two rows."""
+    columns = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in _COLUMNS
+    }
+    return EpcTable(text=pa.concat_arrays([first.text, second.text]), **columns)
+
+
+def fault_sentence(fault: int) -> str:
+    """What is wrong with a code, in words; empty for a well-formed code."""
+    return " and ".join(text for flag, text in FAULT_TEXT.items() if fault & flag)
+
+
+def _characters(codes: pa.StringArray) -> UInt8:
+    """Bytes of codes that all have `LENGTH` bytes, uint8 (m, LENGTH), without a copy."""
+    codes = codes if isinstance(codes, pa.StringArray) else codes.cast(pa.string())
+    start = int(np.frombuffer(codes.buffers()[1], dtype=np.int32)[codes.offset])
+    flat = np.frombuffer(codes.buffers()[2], dtype=np.uint8)
+    return flat[start : start + len(codes) * LENGTH].reshape(len(codes), LENGTH)
+
+
+def _number(digits: UInt8, start: int, width: int) -> Int32:
+    value = np.zeros(len(digits), dtype=np.int32)
+    for position in range(start, start + width):
+        value = value * 10 + digits[:, position]
+    return value
+
+
+def _day(date: Int32) -> tuple[Int32, npt.NDArray[np.bool_]]:
+    """Days since 1970 of yyyymmdd numbers, and which of them are real dates."""
+    distinct, inverse = np.unique(date, return_inverse=True)
+    year, month, day = distinct // 10_000, distinct // 100 % 100, distinct % 100
+    plausible = (year >= 1970) & (month >= 1) & (month <= 12) & (day >= 1)
+    months = (np.where(plausible, year, 1970) - 1970) * 12 + np.where(plausible, month, 1) - 1
+    first = months.astype("datetime64[M]")
+    length = ((first + 1).astype("datetime64[D]") - first.astype("datetime64[D]")).astype(np.int64)
+    plausible &= day <= length
+    days = first.astype("datetime64[D]").astype(np.int64) + np.where(plausible, day, 1) - 1
+    return days.astype(np.int32)[inverse], plausible[inverse]
+
+
+def _lot_key(codes: pa.StringArray, table: dict[str, Int32], fault: UInt8) -> Int64:
+    product = table["company"].astype(np.int64) * 10_000_000 + table["product"]
+    key = mix(product.astype(np.uint64))
+    key = mix(key ^ table["lot"].astype(np.uint64))
+    broken = np.flatnonzero(fault & Fault.STRUCTURE)
+    for i in broken:
+        key[i] = _text_key(codes[int(i)].as_py())
+    return (key >> np.uint64(1)).astype(np.int64)
+
+
+def _text_key(text: str) -> np.uint64:
+    """64-bit FNV-1a of a malformed code, so that it is a lot of its own in every process."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return np.uint64(value)

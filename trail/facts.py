@@ -1,0 +1,288 @@
+"""Facts: what can be said of each scan from its trail, its mates and the network.
+
+Rules and features are both read off these columns, so that neither computes anything twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trail.mates import LotTable, Mates, mates
+from trail.network import BoundNetwork, Network, Steps
+from trail.registry import Registry
+from trail.scan import (
+    DAY_US,
+    OP_DIRECTION,
+    SITE_TIER_OF_OP,
+    Bool,
+    Float32,
+    Int8,
+    Int32,
+    Int64,
+    Op,
+    Scans,
+)
+from trail.sites import Sites
+
+Index = npt.NDArray[np.intp]
+
+LOOK_BACK: Final = 12
+"""Scans of the own trail that repetitions are looked for in; honest trails have at most 10."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a scan is seen against.
+
+    Attributes:
+        sites: the site master that scans refer to.
+        network: statistics of earlier data, or None: unknown network, those checks abstain.
+        registry: genuine companies and products; an empty one abstains.
+    """
+
+    sites: Sites
+    network: Network | None
+    registry: Registry
+
+    def bound(self) -> BoundContext:
+        """The same with every look-up table built; do it once, not per request."""
+        network = None if self.network is None else BoundNetwork(self.network, self.sites)
+        return BoundContext(self.sites, network, self.registry)
+
+
+@dataclass(frozen=True)
+class BoundContext:
+    """A `Context` with its look-up tables."""
+
+    sites: Sites
+    network: BoundNetwork | None
+    registry: Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Columns of length n, in trail order; 0 or False where the trail has no earlier scan.
+
+    Attributes:
+        op: operation.
+        previous: position of the trail's previous scan, -1 at its first.
+        position: scans of the trail before this one.
+        gap_s: seconds since the previous scan.
+        km: distance from the previous scan, 0 where unknown.
+        km_known: the distance is known.
+        speed_kmh: km / gap; infinite for a distance in no time.
+        same_site: the previous scan was here.
+        op_step: operation minus the previous one.
+        tier_step: site tier minus the previous site's, 0 where unknown.
+        tier_mismatch: the operation does not belong to a site of this tier.
+        site_known: the site master has the site.
+        again_here: in again without out, or out again without in, at one site.
+        in_after_out: arrival at the site that the item has just left.
+        out_elsewhere: departure from a site where it was not scanned before it.
+        in_without_out: arrival while the last scan was an arrival elsewhere.
+        sold_before: sales of this code before this scan.
+        sold_elsewhere: the last sale before was at another site.
+        since_sale_s: seconds since the last sale before.
+        op_before: scans of this code with this operation before.
+        repeat_gap_s: seconds since the same operation at the same site; -1 if it never was.
+        op_drop: highest operation so far minus this one, 0 or more.
+        first_op: operation of the trail's first scan.
+        two_km: distance from the scan before the previous one.
+        two_gap_s: seconds since then.
+        back_and_forth: this site is that scan's site, the previous one is not.
+        factory_pair: the step is between a factory and a warehouse.
+        commissioned: the trail has its commissioning scan.
+        fault: what is wrong with the shape of the code.
+        company_unknown: the registry lacks the company.
+        product_unknown: the registry lacks the product.
+        registry: there is a registry.
+        age_days: event time minus manufacture date, days; 0 where that is unreadable.
+        serial: serial number of the code.
+        mates: see `trail.mates.Mates`.
+        steps: see `trail.network.Steps`; None without a network.
+    """
+
+    op: Int8
+    previous: Index
+    position: Int64
+    gap_s: npt.NDArray[np.float64]
+    km: Float32
+    km_known: Bool
+    speed_kmh: npt.NDArray[np.float64]
+    same_site: Bool
+    op_step: Int8
+    tier_step: Int8
+    tier_mismatch: Bool
+    site_known: Bool
+    again_here: Bool
+    in_after_out: Bool
+    out_elsewhere: Bool
+    in_without_out: Bool
+    sold_before: Int64
+    sold_elsewhere: Bool
+    since_sale_s: npt.NDArray[np.float64]
+    op_before: Int64
+    repeat_gap_s: npt.NDArray[np.float64]
+    op_drop: Int8
+    first_op: Int8
+    two_km: Float32
+    two_gap_s: npt.NDArray[np.float64]
+    back_and_forth: Bool
+    factory_pair: Bool
+    commissioned: Bool
+    fault: npt.NDArray[np.uint8]
+    company_unknown: Bool
+    product_unknown: Bool
+    registry: bool
+    age_days: npt.NDArray[np.float64]
+    serial: Int32
+    mates: Mates
+    steps: Steps | None
+
+
+def previous_of(starts: Bool) -> Index:
+    """Position of each scan's previous scan in its trail, -1 at a first one."""
+    return np.where(starts, -1, np.arange(len(starts)) - 1)
+
+
+def facts(
+    scans: Scans, starts: Bool, context: BoundContext, table: LotTable | None = None
+) -> Facts:
+    """Facts of scans in trail order.
+
+    Args:
+        scans: n scans in trail order, whole lots or (with `table`) any whole trails.
+        starts: bool (n,), the scan is the first of its trail.
+        context: sites, network and registry.
+        table: counters of the lots with these scans counted in; None takes the scans for all
+            there is of their lots.
+    """
+    previous = previous_of(starts)
+    codes = scans.codes
+    age_days = (scans.time_us / DAY_US) - codes.made_day[scans.epc]
+    known = context.registry.at_hand
+    shaped = codes.fault == 0
+    company_unknown = shaped & known & ~context.registry.has_company(codes)
+    product_unknown = shaped & known & ~context.registry.has_product(codes)
+    return Facts(
+        op=scans.op,
+        previous=previous,
+        fault=codes.fault[scans.epc],
+        company_unknown=company_unknown[scans.epc],
+        product_unknown=product_unknown[scans.epc],
+        registry=known,
+        age_days=np.where(codes.made_day[scans.epc] >= 0, age_days, 0.0),
+        serial=codes.serial[scans.epc],
+        site_known=context.sites.known[scans.site],
+        tier_mismatch=_tier_mismatch(scans, context.sites),
+        mates=mates(scans, previous, table),
+        steps=None if context.network is None else context.network.steps(scans, previous),
+        **_of_step(scans, previous, context.sites),
+        **_of_trail(scans, starts, previous),
+    )
+
+
+def _tier_mismatch(scans: Scans, sites: Sites) -> Bool:
+    tier = sites.tier[scans.site]
+    return (tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op])
+
+
+def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, npt.NDArray[np.generic]]:
+    """Facts of a scan and the one before it (and, for clones, the one before that)."""
+    has = previous >= 0
+    before = np.where(has, previous, 0)
+    gap_s = np.where(has, (scans.time_us - scans.time_us[before]) * 1e-6, 0.0)
+    km, km_known = _km(scans, before, has, sites)
+    same = has & (scans.site == scans.site[before])
+    direction, was = OP_DIRECTION[scans.op], OP_DIRECTION[scans.op[before]]
+    tier, tier_was = sites.tier[scans.site], sites.tier[scans.site[before]]
+    two_back = has & (np.where(has, previous[before], -1) >= 0)
+    two = np.where(two_back, before - 1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        speed = np.where(km > 0, km / (gap_s / 3600), 0.0)
+    sale = scans.op == Op.SALE
+    pair = np.minimum(scans.op, scans.op[before]) == Op.AGGREGATION
+    pair &= np.maximum(scans.op, scans.op[before]) <= Op.WMS_OUT
+    return {
+        "gap_s": gap_s,
+        "km": km,
+        "km_known": km_known,
+        "speed_kmh": speed,
+        "same_site": same,
+        "op_step": np.where(has, scans.op - scans.op[before], 0).astype(np.int8),
+        "tier_step": np.where(has & (tier >= 0) & (tier_was >= 0), tier - tier_was, 0),
+        "again_here": same & (direction == was) & (direction != 0) & ~sale,
+        "in_after_out": same & (direction == 1) & (was == -1),
+        "out_elsewhere": has & ~same & (direction == -1) & ~sale,
+        "in_without_out": has & ~same & (direction == 1) & (was == 1),
+        "two_km": _km(scans, two, two_back, sites)[0],
+        "two_gap_s": np.where(two_back, (scans.time_us - scans.time_us[two]) * 1e-6, 0.0),
+        "back_and_forth": two_back & ~same & (scans.site == scans.site[two]),
+        "factory_pair": has & ~same & pair,
+    }
+
+
+def _km(scans: Scans, start: Index, valid: Bool, sites: Sites) -> tuple[Float32, Bool]:
+    km = sites.distance_km(scans.site[start], scans.site)
+    known = valid & np.isfinite(km)
+    return np.where(known, km, np.float32(0)), known
+
+
+def _of_trail(
+    scans: Scans, starts: Bool, previous: Index
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Facts of a scan and all earlier scans of its trail."""
+    n = len(scans)
+    heads = np.flatnonzero(starts)
+    trail = np.cumsum(starts) - 1
+    head = heads[trail] if n else heads
+    position = np.arange(n) - head
+    sale = scans.op == Op.SALE
+    sold = np.cumsum(sale) - sale
+    sold = sold - sold[head]
+    last_sale = _last_before(sale)
+    sold_any = sold > 0
+    where = np.where(sold_any, last_sale, 0)
+    top = np.maximum.accumulate(scans.op + trail * 16) - trail * 16 if n else scans.op
+    born = np.cumsum(scans.op == Op.AGGREGATION)
+    born_before = born[head] - (scans.op[head] == Op.AGGREGATION)
+    op_before, repeat_gap_s = _repeats(scans, position)
+    return {
+        "position": position,
+        "sold_before": sold,
+        "sold_elsewhere": sold_any & (scans.site[where] != scans.site),
+        "since_sale_s": np.where(sold_any, (scans.time_us - scans.time_us[where]) * 1e-6, 0.0),
+        "op_before": op_before,
+        "repeat_gap_s": repeat_gap_s,
+        "op_drop": (top - scans.op).astype(np.int8),
+        "first_op": scans.op[head],
+        "commissioned": born > born_before,
+    }
+
+
+def _last_before(event: Bool) -> Index:
+    """Position of the last event strictly before each row, -1 where there is none."""
+    at = np.where(event, np.arange(len(event)), -1)
+    running = np.maximum.accumulate(at) if len(at) else at
+    return np.concatenate([[-1], running[:-1]])[: len(event)]
+
+
+def _repeats(
+    scans: Scans, position: Int64
+) -> tuple[Int64, npt.NDArray[np.float64]]:
+    """Earlier scans with the same operation, and seconds since the same one at the same site."""
+    count = np.zeros(len(scans), dtype=np.int64)
+    gap_s = np.full(len(scans), -1.0)
+    # A trail is short: comparing with each of the last few scans beats another sort.
+    for lag in range(1, min(LOOK_BACK, int(position.max(initial=0))) + 1):
+        later = np.flatnonzero(position >= lag)
+        earlier = later - lag
+        same_op = scans.op[later] == scans.op[earlier]
+        count[later] += same_op
+        here = later[same_op & (scans.site[later] == scans.site[earlier]) & (gap_s[later] < 0)]
+        gap_s[here] = (scans.time_us[here] - scans.time_us[here - lag]) * 1e-6
+    return count, gap_s

@@ -1,0 +1,240 @@
+"""FEATURES, the one list, and encode(): the same code for training and for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trail.facts import BoundContext, Context, Facts, facts
+from trail.mates import LotTable
+from trail.rules import ENOUGH_COMMISSIONED, Findings, judge
+from trail.scan import ANOMALIES, EVENT_TYPES, OP_DIRECTION, Float32, Op, Scans
+from trail.trails import CHUNK, Trails, sort
+
+VERSION: Final = 1
+"""Changes whenever a feature changes its meaning; a bundle of another version is refused."""
+
+Column = npt.NDArray[np.generic]
+
+
+def _log(value: Column) -> Column:
+    return np.log1p(np.maximum(value, 0), dtype=np.float32)
+
+
+def _hours(seconds: Column) -> Column:
+    return np.log1p(np.maximum(seconds, 0) * np.float32(1 / 3600), dtype=np.float32)
+
+
+def _share(part: Column, whole: Column) -> Column:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0)
+
+
+def _speed(km: Column, gap_s: Column) -> Column:
+    """log(1 + km/h); a distance in less than a second counts as one second."""
+    return np.log1p(km * np.float32(3600) / np.maximum(gap_s, 1.0), dtype=np.float32)
+
+
+def _recorded(f: Facts) -> Column:
+    return f.mates.lot_commissioned >= ENOUGH_COMMISSIONED
+
+
+def _serial_outside(f: Facts) -> Column:
+    beyond = np.maximum(f.mates.serial_low - f.serial, f.serial - f.mates.serial_high)
+    return np.where(_recorded(f), _log(beyond), 0)
+
+
+def _low_ratio(f: Facts) -> Column:
+    """log of (time of the step / the quickest 1 % of such steps), between -4 and 4."""
+    if f.steps is None:
+        return np.zeros(len(f.op), np.float32)
+    ratio = np.log((f.gap_s / 3600 + 1e-3) / (f.steps.low_h + 1e-3))
+    return np.where(f.steps.low_h > 0, np.clip(ratio, -4, 4), 0)
+
+
+def _with_steps(read: Callable[[Facts], Column]) -> Callable[[Facts], Column]:
+    """A column that is 0 where there is no network to ask."""
+    return lambda f: np.zeros(len(f.op), np.float32) if f.steps is None else read(f)
+
+
+def _is_op(op: int) -> Callable[[Facts], Column]:
+    return lambda f: f.op == op
+
+
+_OWN: Final[dict[str, Callable[[Facts], Column]]] = {
+    **{f"op_{name}": _is_op(i) for i, name in enumerate(EVENT_TYPES)},
+    "op_place": lambda f: f.op / np.float32(9),
+    "direction": lambda f: OP_DIRECTION[f.op],
+    "is_first": lambda f: f.previous < 0,
+    "position_log": lambda f: _log(np.minimum(f.position, 15)),
+    "first_op": lambda f: f.first_op / np.float32(9),
+    "gap_h_log": lambda f: _hours(f.gap_s),
+    "km_log": lambda f: _log(f.km),
+    "km_known": lambda f: f.km_known,
+    "speed_kmh_log": lambda f: _speed(f.km, f.gap_s),
+    "same_site": lambda f: f.same_site,
+    "same_second_elsewhere": lambda f: (f.previous >= 0) & ~f.same_site & (f.gap_s == 0),
+    "op_step": lambda f: f.op_step / np.float32(3),
+    "op_drop": lambda f: f.op_drop / np.float32(3),
+    "tier_step": lambda f: f.tier_step,
+    "tier_mismatch": lambda f: f.tier_mismatch,
+    "site_known": lambda f: f.site_known,
+    "again_here": lambda f: f.again_here,
+    "in_after_out": lambda f: f.in_after_out,
+    "out_elsewhere": lambda f: f.out_elsewhere,
+    "in_without_out": lambda f: f.in_without_out,
+    "sold_before": lambda f: _log(f.sold_before),
+    "sold_elsewhere": lambda f: f.sold_elsewhere,
+    "since_sale_h_log": lambda f: _hours(f.since_sale_s),
+    "op_before": lambda f: _log(f.op_before),
+    "repeated_here": lambda f: f.repeat_gap_s >= 0,
+    "repeat_gap_h_log": lambda f: _hours(f.repeat_gap_s),
+    "two_km_log": lambda f: _log(f.two_km),
+    "two_speed_kmh_log": lambda f: _speed(f.two_km, f.two_gap_s),
+    "back_and_forth": lambda f: f.back_and_forth,
+}
+
+_CODE: Final[dict[str, Callable[[Facts], Column]]] = {
+    "malformed": lambda f: f.fault > 0,
+    "company_unknown": lambda f: f.company_unknown,
+    "product_unknown": lambda f: f.product_unknown,
+    "registry": lambda f: np.full(len(f.op), f.registry),
+    "made_later": lambda f: f.age_days < -1,
+    "age_d_log": lambda f: _log(f.age_days),
+}
+
+_MATES: Final[dict[str, Callable[[Facts], Column]]] = {
+    "group_log": lambda f: _log(f.mates.group),
+    "group_before_log": lambda f: _log(f.mates.group_before),
+    "together_share": lambda f: _share(f.mates.together, f.mates.group_before),
+    "departed_share": lambda f: _share(f.mates.departed, f.mates.group_before),
+    "left_behind_log": lambda f: _log(f.mates.group_before - f.mates.departed),
+    "departed_elsewhere_log": lambda f: _log(f.mates.departed - f.mates.departed_here),
+    "departed_here_log": lambda f: _log(f.mates.departed_here),
+    "joined_share": lambda f: _share(f.mates.group - f.mates.together, f.mates.group),
+    "lag_h_log": lambda f: _hours(f.mates.lag_s),
+    "lot_log": lambda f: _log(f.mates.lot_commissioned),
+    "commissioned": lambda f: f.commissioned,
+    "uncommissioned": lambda f: _recorded(f) & ~f.commissioned,
+    "serial_outside_log": _serial_outside,
+    "commission_gap_h_log": lambda f: _hours(f.mates.commission_gap_s),
+    "lot_at_op_log": lambda f: _log(f.mates.lot_at_op),
+    "lot_at_site_log": lambda f: _log(f.mates.lot_at_site),
+    "lot_op_share": lambda f: np.minimum(_share(f.mates.lot_at_op, f.mates.lot_commissioned), 2),
+}
+
+_NETWORK: Final[dict[str, Callable[[Facts], Column]]] = {
+    "network": lambda f: np.full(len(f.op), f.steps is not None),
+    "edge_known": _with_steps(lambda f: f.steps.known),  # type: ignore[union-attr]
+    "edge_unused": _with_steps(lambda f: f.steps.known & (f.steps.edge_used == 0)),  # type: ignore[union-attr]
+    "edge_used_log": _with_steps(lambda f: _log(f.steps.edge_used)),  # type: ignore[union-attr]
+    "edge_share": _with_steps(lambda f: f.steps.edge_share),  # type: ignore[union-attr]
+    "step_z": _with_steps(lambda f: np.clip(f.steps.z, -10, 10)),  # type: ignore[union-attr]
+    "step_low_ratio": _low_ratio,
+    "step_support_log": _with_steps(lambda f: _log(f.steps.support)),  # type: ignore[union-attr]
+    "expected_h_log": _with_steps(lambda f: _log(f.steps.expected_h)),  # type: ignore[union-attr]
+    "market_known": _with_steps(lambda f: f.steps.market_known),  # type: ignore[union-attr]
+    "market_share": _with_steps(lambda f: f.steps.market_share),  # type: ignore[union-attr]
+    "off_market": _with_steps(
+        lambda f: f.steps.market_known & (f.steps.market_share < 0.01) & (f.op >= Op.WHOLESALE_IN)  # type: ignore[union-attr]
+    ),
+}
+
+_COLUMNS: Final = {**_OWN, **_CODE, **_MATES, **_NETWORK}
+
+RULE_FEATURES: Final = tuple(f"rule_{name}" for name in ANOMALIES)
+
+FEATURES: Final = (*_COLUMNS, *RULE_FEATURES)
+"""Names of the columns of every feature matrix, in order."""
+
+CONTEXT_OF: Final = {
+    **dict.fromkeys(_OWN, "own trail"),
+    **dict.fromkeys(_CODE, "code"),
+    **dict.fromkeys(_MATES, "box and lot"),
+    **dict.fromkeys(_NETWORK, "network"),
+    **dict.fromkeys(RULE_FEATURES, "rules"),
+}
+"""Which context each feature comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Features and rule findings of n scans in trail order.
+
+    Attributes:
+        trails: the scans in trail order, with their place in the input.
+        features: float32 (n, F), columns as in `FEATURES`.
+        findings: scores and reasons of the five rules.
+    """
+
+    trails: Trails
+    features: Float32
+    findings: Findings
+
+
+def encode(
+    scans: Scans,
+    context: Context | BoundContext,
+    table: LotTable | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Encoded:
+    """Features and rule findings of scans.
+
+    Args:
+        scans: n scans in any order; whole lots, or with `table` any whole trails.
+        context: sites, network and registry.
+        table: counters of the lots with these scans counted in (`trail.mates.table_of`, merged);
+            None takes the scans for all there is of their lots.
+        progress: called with the number of scans done since the last call.
+
+    Returns:
+        The matrix in trail order; `trails.order` leads back to the input.
+    """
+    trails = sort(scans)
+    n = len(scans)
+    features = np.empty((n, len(FEATURES)), dtype=np.float32)
+    score = np.empty((n, len(ANOMALIES)), dtype=np.float32)
+    reason = np.empty((n, len(ANOMALIES)), dtype=np.int8)
+    for part, chunk in encode_chunks(trails, context, table):
+        features[part], score[part] = chunk.features, chunk.findings.score
+        reason[part] = chunk.findings.reason
+        if progress is not None:
+            progress(part.stop - part.start)
+    return Encoded(trails, features, Findings(score, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """One chunk of `encode_chunks`: facts are kept, so that evidence can be worded."""
+
+    facts: Facts
+    features: Float32
+    findings: Findings
+
+
+def encode_chunks(
+    trails: Trails,
+    context: Context | BoundContext,
+    table: LotTable | None = None,
+    size: int = CHUNK,
+) -> Iterator[tuple[slice, EncodedChunk]]:
+    """Encode chunk by chunk, in bounded memory; a chunk never cuts a lot."""
+    bound = context.bound() if isinstance(context, Context) else context
+    parts = trails.chunks(size) if table is None else iter([slice(0, len(trails.starts))])
+    for part in parts:
+        if part.stop > part.start:
+            known = facts(trails.part(part), trails.starts[part], bound, table)
+            yield part, _matrix(known)
+
+
+def _matrix(known: Facts) -> EncodedChunk:
+    findings = judge(known)
+    # Columns are written contiguously and turned once: a strided write would cost a cache line.
+    columns = np.empty((len(FEATURES), len(known.op)), dtype=np.float32)
+    for i, read in enumerate(_COLUMNS.values()):
+        columns[i] = read(known)
+    columns[len(_COLUMNS) :] = findings.score.T / 100
+    return EncodedChunk(known, np.ascontiguousarray(columns.T), findings)
