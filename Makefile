@@ -31,6 +31,7 @@ export GX_ANALYTICS_ENABLED := false
 
 # Test processes side by side.
 WORKERS ?= 2
+chosen = $(if $(TRAILWATCH_FULL),,-m "not full")
 
 .PHONY: help
 help: ## list the commands
@@ -68,10 +69,10 @@ score: $(ML_READY) ## score a file with the champion: FILE= OUT= [MODEL= SITES= 
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
-	@$(ML) pytest -n $(WORKERS) --ignore=tests/dags $(if $(TRAILWATCH_FULL),,-m "not full") tests
+	@$(ML) pytest -n $(WORKERS) --ignore=tests/dags $(chosen) tests
 	@if [ -d tests/dags ]; then \
 		AIRFLOW_HOME="$$PWD/.airflow-test" AIRFLOW__CORE__LOAD_EXAMPLES=false \
-		.venv-airflow/bin/python -m pytest tests/dags; \
+		.venv-airflow/bin/python -m pytest $(chosen) tests/dags; \
 	fi
 
 .PHONY: test-full
