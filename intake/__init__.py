@@ -1,5 +1,5 @@
-"""HOW SCANS COME IN: files of any accepted shape become tables of scans, and nothing is lost.
+"""FILES TO SCANS: tables as users export them become integer columns, once, at the edge.
 
-A row that cannot be read goes to quarantine with its reason; an odd row that can be read is passed
-on, for it may be the anomaly that is looked for. Training and serving read through this same door.
+`intake.read.read_scans` is the entry; `intake.master` reads the site master, registry and legs.
+Every row of the input comes back as a scan or in the quarantine with its reason.
 """

@@ -1,0 +1,136 @@
+"""Scans as one Parquet file between stages: quick to read, the same bytes for the same scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from intake.columns import repeated
+from intake.errors import IntakeError
+from intake.table import QUARANTINE_SCHEMA, Intake
+from trail import epc
+from trail.scan import EVENT_TYPES, Scans
+from trail.sites import Sites
+
+_ROW_GROUP: Final = 1 << 20
+_DICTIONARY_BYTES: Final = 1 << 30
+"""Codes stay one dictionary in the file whatever their number, so that reading hashes nothing."""
+
+
+def to_table(intake: Intake) -> pa.Table:
+    """The scans as a table: row, event_id?, file_id?, epc_code, location_id, event_type (all three
+    dictionary-coded), event_time (microseconds, UTC, without zone).
+    """
+    scans = intake.scans
+    columns = {"row": pa.array(scans.row)}
+    if intake.event_id is not None:
+        columns["event_id"] = intake.event_id
+    if intake.file_id is not None:
+        columns["file_id"] = intake.file_id
+    columns["epc_code"] = pa.DictionaryArray.from_arrays(pa.array(scans.epc), scans.codes.text)
+    columns["location_id"] = pa.DictionaryArray.from_arrays(
+        pa.array(scans.site), pa.array(intake.sites.ids, pa.string())
+    )
+    columns["event_type"] = pa.DictionaryArray.from_arrays(
+        pa.array(scans.op.astype(np.int32)), pa.array(EVENT_TYPES, pa.string())
+    )
+    columns["event_time"] = pa.array(scans.time_us, pa.timestamp("us"))
+    return pa.table(columns)
+
+
+def write_scans(intake: Intake, path: str | Path) -> None:
+    """Write the scans to a Parquet file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        to_table(intake),
+        path,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=_ROW_GROUP,
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        use_dictionary=["epc_code", "location_id", "event_type"],
+        store_schema=True,
+    )
+
+
+def load_scans(path: str | Path, sites: Sites | None = None) -> Intake:
+    """Scans that `write_scans` wrote.
+
+    Args:
+        path: the Parquet file.
+        sites: the sites that the scans refer to; sites it lacks are added as unknown.
+
+    Returns:
+        The scans with their original row numbers; the quarantine is empty.
+
+    Raises:
+        IntakeError: the file is missing or not of this kind.
+    """
+    try:
+        table = pq.read_table(path)
+        row, time = table["row"], table["event_time"].cast(pa.int64())
+        place, codes = _decoded(table["epc_code"])
+        site_place, site_ids = _decoded(table["location_id"])
+        op_place, ops = _decoded(table["event_type"])
+    except (FileNotFoundError, KeyError, pa.ArrowInvalid) as error:
+        raise IntakeError(
+            f"{str(path)!r} does not hold validated scans ({error}); run the stage validate"
+        ) from error
+    master = sites if sites is not None else Sites.of([], [], [], [], [])
+    known = master.index
+    used = np.bincount(site_place, minlength=len(site_ids)) > 0
+    unknown = [
+        text
+        for text, is_used in zip(site_ids.to_pylist(), used, strict=True)
+        if is_used and text not in known
+    ]
+    master = master.with_unknown(unknown)
+    index = master.index
+    site_of = np.array([index.get(text, -1) for text in site_ids.to_pylist()], dtype=np.int32)
+    op_of = np.array([EVENT_TYPES.index(text) for text in ops.to_pylist()], dtype=np.int8)
+    scans = Scans(
+        epc=place,
+        site=site_of[site_place],
+        op=op_of[op_place],
+        time_us=_numbers(time),
+        row=_numbers(row),
+        codes=epc.parse(codes),
+    )
+    return Intake(
+        scans=scans,
+        sites=master.with_tiers_from(scans.site, scans.op),
+        event_id=_optional(table, "event_id"),
+        file_id=_optional(table, "file_id"),
+        quarantine=QUARANTINE_SCHEMA.empty_table(),
+        read=len(scans),
+        repeated=repeated(scans),
+    )
+
+
+def _decoded(
+    column: pa.ChunkedArray,
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], pa.StringArray]:
+    column = column.unify_dictionaries()
+    if not column.num_chunks:
+        return np.zeros(0, dtype=np.int32), pa.array([], pa.string())
+    place = np.concatenate([np.asarray(chunk.indices) for chunk in column.chunks])
+    return place.astype(np.int32), column.chunk(0).dictionary.cast(pa.string())
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.array(column, dtype=np.int64)
+
+
+def _optional(table: pa.Table, name: str) -> pa.StringArray | None:
+    if name not in table.column_names:
+        return None
+    return (
+        pa.concat_arrays(table[name].chunks)
+        if table[name].num_chunks
+        else pa.array([], pa.string())
+    )
