@@ -1,7 +1,8 @@
-"""The two blocks of truth, injected and natural, which are never pooled.
+"""The blocks of truth, which are never pooled: injected, natural, analysts' verdicts.
 
 The injected block asks whether tampering like that of training is found; the natural one, whose
-answers no other stage has seen, whether the model has learned anything but the injection.
+answers no other stage has seen, whether the model has learned anything but the injection; the
+verdicts, what analysts think of the trails that they have looked at.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from trail.scan import ANOMALIES
 
 Int8 = npt.NDArray[np.int8]
 Int16 = npt.NDArray[np.int16]
+
+ANALYST = 2
+"""`label_source` of a verdict."""
 
 
 class Part(Protocol):
@@ -73,6 +77,10 @@ class Part(Protocol):
         """bool (n,), scans of an EPC that was tampered with after the split."""
 
     @property
+    def label_source(self) -> Int8:
+        """int8 (n,), 2 where an analyst has said what it is."""
+
+    @property
     def event_id(self) -> Int64:
         """int64 (n,), -1 where there is none."""
 
@@ -82,7 +90,7 @@ class Block:
     """Scans with one kind of truth, and every model's scores of them.
 
     Attributes:
-        name: "injected" or "natural".
+        name: "injected", "natural" or "verdicts".
         target: int8 (n, 5), as `Part.target`, with every trail of a control at -1.
         scores: float32 (n, 5) in [0, 1], by model.
         lot, time_us, op, anomaly, subtype, grade, control, cause, evidence: as in `Part`, (n,).
@@ -142,11 +150,11 @@ def scored_target(part: Part) -> Int8:
 
 
 def injected(part: Part, scores: Mapping[str, Float32], answers: Answers | None) -> Block:
-    """The trails that the world has left alone, of which some were injected."""
+    """The trails that neither the world has tampered with nor an analyst judged."""
     trail = _numbered(part.trail)
-    kept = np.ones(len(trail), dtype=bool)
+    kept = ~_trails_with(part.label_source == ANALYST, trail)
     if answers is not None:
-        kept = ~_trails_with(_tampered(part, answers), trail)
+        kept &= ~_trails_with(_tampered(part, answers), trail)
     return _block("injected", part, scores, kept, scored_target(part), None)
 
 
@@ -171,6 +179,14 @@ def natural(part: Part, scores: Mapping[str, Float32], answers: Answers) -> Bloc
     known = cause >= first_true(truth.evidence, trail)[trail[cause]]
     target[cause, truth.anomaly[cause]] = np.where(known, 1, -1)
     return _block("natural", part, scores, kept, _without(target, truth.control, trail), truth)
+
+
+def verdicts(part: Part, scores: Mapping[str, Float32]) -> Block:
+    """The trails that an analyst has judged and that were not injected."""
+    trail = _numbered(part.trail)
+    kept = _trails_with(part.label_source == ANALYST, trail)
+    kept &= ~_trails_with(part.synthetic, trail)
+    return _block("verdicts", part, scores, kept, scored_target(part), None)
 
 
 def first_true(mask: Bool, trail: Int64) -> Int64:

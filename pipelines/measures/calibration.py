@@ -35,8 +35,9 @@ def equal_mass(probability: Float32, positive: Bool, bins: int = 15) -> Bins:
 
 
 def equal_width(probability: Float32, positive: Bool, bins: int = 10) -> Bins:
-    """`bins` groups of the same width in [0, 1]: anomalies are rare, and nearly every group of the
-    same number would lie at 0; a curve is drawn from these.
+    """`bins` groups of the same width in [0, 1], from which a curve is drawn.
+
+    Anomalies are rare: nearly every group of the same number of scans would lie at 0.
     """
     group = np.minimum((probability * np.float32(bins)).astype(np.int64), bins - 1)
     return _binned(probability, positive, group, bins)
@@ -49,9 +50,8 @@ def ece(bins: Bins) -> float:
     calibration in deep learning (2019), since equal width hides the rare class.
     """
     total = bins.number.sum()
-    return (
-        float((bins.number * np.abs(bins.mean - bins.share)).sum() / total) if total else math.nan
-    )
+    off = bins.number * np.abs(bins.mean - bins.share)
+    return float(off.sum() / total) if total else math.nan
 
 
 def _binned(probability: Float32, positive: Bool, group: Int64, bins: int) -> Bins:

@@ -20,8 +20,8 @@ class Delays:
     Attributes:
         scans: scans of the trail from the evidence to the alert, 0 at once; infinite if never.
         hours: hours between them; infinite if never.
-        in_time: bool, the alert came before the trail's next sale, counted from the evidence; a
-            trail that is not sold after the evidence is in time with any alert.
+        in_time: bool, the alert came before the trail's first sale; a trail that is not sold is
+            in time with any alert.
         possible: bool, the evidence itself came before that sale.
     """
 
@@ -46,7 +46,7 @@ def delays(block: Block, flag: Bool, anomaly: int) -> Delays:
     origin[block.trail[start]] = start
     after = index >= origin[block.trail] if size else np.zeros(0, dtype=bool)
     alert = first_true(flag & after, block.trail)[block.trail[start]]
-    sale = first_true((block.op == Op.SALE) & after, block.trail)[block.trail[start]]
+    sale = first_true(block.op == Op.SALE, block.trail)[block.trail[start]]
     caught = alert < size
     hours = np.full(len(start), math.inf)
     hours[caught] = _hours(block, start[caught], alert[caught])
