@@ -63,8 +63,6 @@ def read_head(path: Path, wanted: tuple[str, ...] = header.WANTED_COLUMNS) -> He
         raw = file.read(1 << 20)
     if not raw.strip():
         raise IntakeError(f"{path.name} is empty; export the scans again, with their header")
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in raw[:4096]:
-        raise IntakeError(f"{path.name} is not UTF-8 text (UTF-16 or binary); save it as UTF-8 CSV")
     start = 3 if raw.startswith(b"\xef\xbb\xbf") else 0
     bare_cr = b"\n" not in raw and b"\r" in raw
     end = b"\r" if bare_cr else b"\n"
@@ -72,10 +70,14 @@ def read_head(path: Path, wanted: tuple[str, ...] = header.WANTED_COLUMNS) -> He
         start += 1
     stop = raw.find(end, start)
     line = raw[start : stop if stop >= 0 else len(raw)].rstrip(b"\r\n")
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in line:
+        raise IntakeError(f"{path.name} is not UTF-8 text (UTF-16 or binary); save it as UTF-8 CSV")
     text = line.decode("utf-8", errors="backslashreplace")
     split = {d: _names(text, d) for d in DELIMITERS}
-    best = max(DELIMITERS, key=lambda d: (len(header.match(split[d], wanted)), len(split[d])))
-    found = header.match(split[best], wanted)
+    best = max(
+        DELIMITERS, key=lambda d: (len(header.match(split[d], path.name, wanted)), len(split[d]))
+    )
+    found = header.match(split[best], path.name, wanted)
     return Head(split[best], found, best, stop + 1 if stop >= 0 else len(raw), bare_cr)
 
 
@@ -302,7 +304,7 @@ def _names(line: str, delimiter: str) -> tuple[str, ...]:
 
 
 def _wrong_fields(fields: int, head: Head) -> str:
-    return f"{fields} fields where the header has {len(head.names)}"
+    return f"{fields} field{'s' * (fields != 1)} where the header has {len(head.names)}"
 
 
 def _count(first: int, length: int) -> npt.NDArray[np.int64]:

@@ -96,6 +96,6 @@ def _not_scans(file: Path) -> str:
         names = parquet.read_names(file) if suffix == ".parquet" else jsonl.read_names(file)
         one_column = False
     mentions = any(header.key("epc_code") in header.key(name) for name in names)
-    if "epc_code" in header.match(names) or (one_column and mentions):
+    if "epc_code" in header.match(names, file.name) or (one_column and mentions):
         return ""
     return "it has no column epc_code"

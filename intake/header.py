@@ -20,8 +20,10 @@ def key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def match(names: Sequence[str], wanted: Sequence[str] = WANTED_COLUMNS) -> dict[str, int]:
-    """Positions in `names` of the wanted columns that are there.
+def match(
+    names: Sequence[str], file: str, wanted: Sequence[str] = WANTED_COLUMNS
+) -> dict[str, int]:
+    """Positions in `names`, the columns of a file, of the wanted columns that are there.
 
     Raises:
         IntakeError: a wanted column stands there twice.
@@ -35,7 +37,7 @@ def match(names: Sequence[str], wanted: Sequence[str] = WANTED_COLUMNS) -> dict[
         if len(places) > 1:
             same = ", ".join(repr(names[i]) for i in places)
             raise IntakeError(
-                f"column {column} stands there {len(places)} times ({same}); keep one"
+                f"{file}: column {column} stands there {len(places)} times ({same}); keep one"
             )
         if places:
             found[column] = places[0]

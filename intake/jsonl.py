@@ -44,7 +44,7 @@ def read_blocks(path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[Block]:
         IntakeError: as `read_names`, or the first object lacks a required column.
     """
     names = read_names(path)
-    header.require(header.match(names), names, path.name)
+    header.require(header.match(names, path.name), names, path.name)
     size, done, row = max(path.stat().st_size, 1), 0, 0
     batch: list[tuple[int, dict[str, Any]]] = []
     broken: list[Broken] = []

@@ -24,7 +24,7 @@ def read_blocks(path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[Block]:
         IntakeError: it is not Parquet, or a required column is missing.
     """
     names = read_names(path)
-    found = header.match(names)
+    found = header.match(names, path.name)
     header.require(found, names, path.name)
     try:
         file = pq.ParquetFile(path, read_dictionary=_text_columns(path, names, found))

@@ -63,7 +63,7 @@ def _notes(intake: Intake) -> list[str]:
     unknown = [
         site for site, known in zip(intake.sites.ids, intake.sites.known, strict=True) if not known
     ]
-    if unknown and intake.sites.known.any():
+    if unknown and any(known):
         few = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         notes.append(f"{len(unknown)} sites are not in the site master: {few}")
     if intake.repeated:

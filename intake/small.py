@@ -84,7 +84,7 @@ def read_rows(
         names, table = list(head.names), _text_rows(file, head)
     found: dict[str, int] = {}
     for name, others in wanted.items():
-        places = list(header.match(names, (name, *others)).values())
+        places = list(header.match(names, file.name, (name, *others)).values())
         if len(places) > 1:
             same = ", ".join(repr(names[i]) for i in places)
             raise IntakeError(f"{file.name}: {same} are the same column {name}; keep one")
