@@ -60,9 +60,8 @@ def read_scans(
 
 def _notes(intake: Intake) -> list[str]:
     notes = []
-    unknown = [
-        site for site, known in zip(intake.sites.ids, intake.sites.known, strict=True) if not known
-    ]
+    known = intake.sites.known.tolist()
+    unknown = [site for site, is_known in zip(intake.sites.ids, known, strict=True) if not is_known]
     if unknown and any(known):
         few = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         notes.append(f"{len(unknown)} sites are not in the site master: {few}")
