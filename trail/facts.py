@@ -5,6 +5,7 @@ Rules and features are both read off these columns, so that neither computes any
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,7 @@ from trail.scan import (
     Scans,
 )
 from trail.sites import Sites
+from trail.trails import CHUNK, Trails
 
 Index = npt.NDArray[np.intp]
 
@@ -184,6 +186,20 @@ def facts(
         **_of_step(scans, previous, context.sites),
         **_of_trail(scans, starts, previous),
     )
+
+
+def facts_of(
+    trails: Trails,
+    context: Context | BoundContext,
+    table: LotTable | None = None,
+    size: int = CHUNK,
+) -> Iterator[tuple[slice, Facts]]:
+    """Facts chunk by chunk, in bounded memory; without `table` a chunk never cuts a lot."""
+    bound = context.bound() if isinstance(context, Context) else context
+    whole = slice(0, len(trails.starts))
+    for part in trails.chunks(size) if table is None else [whole]:
+        if part.stop > part.start:
+            yield part, facts(trails.part(part), trails.starts[part], bound, table)
 
 
 def _tier_mismatch(scans: Scans, sites: Sites) -> Bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from trail.facts import BoundContext, Context, Facts, facts
+from trail.facts import BoundContext, Context, Facts, facts_of
 from trail.mates import LotTable
 from trail.rules import ENOUGH_COMMISSIONED, Findings, judge
-from trail.scan import ANOMALIES, EVENT_TYPES, OP_DIRECTION, Float32, Op, Scans
-from trail.trails import CHUNK, Trails, sort
+from trail.scan import ANOMALIES, EVENT_TYPES, OP_DIRECTION, Float32, Int64, Op, Scans
+from trail.trails import Trails, sort
 
 VERSION: Final = 1
 """Changes whenever a feature changes its meaning; a bundle of another version is refused."""
@@ -174,6 +174,16 @@ class Encoded:
     features: Float32
     findings: Findings
 
+    @property
+    def offsets(self) -> Int64:
+        """Boundaries of the trails, int64 (trails + 1,)."""
+        return self.trails.offsets
+
+    @property
+    def rules(self) -> Float32:
+        """Rule scores, float32 (n, 5), 0-100."""
+        return self.findings.score
+
 
 def encode(
     scans: Scans,
@@ -198,43 +208,23 @@ def encode(
     features = np.empty((n, len(FEATURES)), dtype=np.float32)
     score = np.empty((n, len(ANOMALIES)), dtype=np.float32)
     reason = np.empty((n, len(ANOMALIES)), dtype=np.int8)
-    for part, chunk in encode_chunks(trails, context, table):
-        features[part], score[part] = chunk.features, chunk.findings.score
-        reason[part] = chunk.findings.reason
+    for part, known in facts_of(trails, context, table):
+        found = judge(known)
+        matrix(known, found, out=features[part])
+        score[part], reason[part] = found.score, found.reason
         if progress is not None:
             progress(part.stop - part.start)
     return Encoded(trails, features, Findings(score, reason))
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedChunk:
-    """One chunk of `encode_chunks`: facts are kept, so that evidence can be worded."""
-
-    facts: Facts
-    features: Float32
-    findings: Findings
-
-
-def encode_chunks(
-    trails: Trails,
-    context: Context | BoundContext,
-    table: LotTable | None = None,
-    size: int = CHUNK,
-) -> Iterator[tuple[slice, EncodedChunk]]:
-    """Encode chunk by chunk, in bounded memory; a chunk never cuts a lot."""
-    bound = context.bound() if isinstance(context, Context) else context
-    parts = trails.chunks(size) if table is None else iter([slice(0, len(trails.starts))])
-    for part in parts:
-        if part.stop > part.start:
-            known = facts(trails.part(part), trails.starts[part], bound, table)
-            yield part, _matrix(known)
-
-
-def _matrix(known: Facts) -> EncodedChunk:
-    findings = judge(known)
+def matrix(known: Facts, findings: Findings, out: Float32 | None = None) -> Float32:
+    """Features of one chunk of facts, float32 (n, F); written into `out` where it is given."""
     # Columns are written contiguously and turned once: a strided write would cost a cache line.
     columns = np.empty((len(FEATURES), len(known.op)), dtype=np.float32)
     for i, read in enumerate(_COLUMNS.values()):
         columns[i] = read(known)
-    columns[len(_COLUMNS) :] = findings.score.T / 100
-    return EncodedChunk(known, np.ascontiguousarray(columns.T), findings)
+    np.divide(findings.score.T, 100, out=columns[len(_COLUMNS) :])
+    if out is None:
+        return np.ascontiguousarray(columns.T)
+    out[:] = columns.T
+    return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,24 +13,32 @@ class Source(StrEnum):
 
     MODEL = "model"
     RULES = "rules"
-    COLD = "rules: too little history"
+    COLD = "rules (cold)"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """Verdicts on n scans.
+    """Final verdicts on n scans in trail order.
 
     Attributes:
-        score: float32 (n, 5), 0-100, in the order of `ANOMALIES`.
-        flag: bool (n, 5), the scan is flagged for the anomaly.
-        source: n sources.
-        evidence: n sentences, "" where nothing is flagged.
+        score: float32 (n, 5), 0-100; flagged from 50 on.
+        flag: bool (n, 5).
+        by_rule: bool (n, 5), the flag is a rule's, not the model's.
+        cold: bool (n,), too little history: the rules answered.
+        model: float32 (n, 5), calibrated probabilities of the model, 0 where none was asked.
     """
 
     score: Float32
     flag: Bool
-    source: Sequence[Source]
-    evidence: Sequence[str]
+    by_rule: Bool
+    cold: Bool
+    model: Float32
+
+    def source(self, i: int) -> Source:
+        """Who gave the verdict on scan i."""
+        if self.cold[i]:
+            return Source.COLD
+        return Source.RULES if self.by_rule[i].any() else Source.MODEL
 
     def counts(self) -> dict[str, int]:
         """Flagged scans by anomaly."""

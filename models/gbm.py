@@ -1,0 +1,96 @@
+"""Gradient boosting on the features of single scans: the strong baseline, one model an anomaly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trail.features import FEATURES
+from trail.scan import ANOMALIES
+
+Float32 = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
+
+
+def fit(
+    features: Float32,
+    target: Int8,
+    check_features: Float32,
+    check_target: Int8,
+    settings: Mapping[str, Any],
+    folder: Path,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, int]:
+    """Train one booster an anomaly, stopped early on the check part; write them as text.
+
+    Args:
+        features: float32 (n, F) of the training part.
+        target: int8 (n, 5), -1 rows of an anomaly are left out.
+        check_features: float32 (m, F) of the validation part.
+        check_target: int8 (m, 5).
+        settings: `train.gbm` of params.yaml.
+        folder: where `<anomaly>.txt` go.
+        progress: called with 1 after each anomaly.
+
+    Returns:
+        Trees kept, by anomaly; 0 where the part holds no such anomaly.
+    """
+    import lightgbm as lgb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    trees = {}
+    options = {
+        "objective": "binary",
+        "metric": "average_precision",
+        "verbosity": -1,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": int(settings["threads"]),
+        "seed": int(settings["seed"]),
+        "learning_rate": settings["learning_rate"],
+        "num_leaves": settings["leaves"],
+        "min_data_in_leaf": settings["min_leaf"],
+        "feature_fraction": settings["feature_share"],
+        "bagging_fraction": settings["row_share"],
+        "bagging_freq": 1,
+        "lambda_l2": settings["l2"],
+        "max_bin": 127,
+    }
+    for k, name in enumerate(ANOMALIES):
+        keep, check = target[:, k] >= 0, check_target[:, k] >= 0
+        path = folder / f"{name}.txt"
+        trees[name] = 0
+        if (target[keep, k] == 1).any() and (check_target[check, k] == 1).any():
+            train = lgb.Dataset(features[keep], target[keep, k], feature_name=list(FEATURES))
+            held = train.create_valid(check_features[check], check_target[check, k])
+            booster = lgb.train(
+                options,
+                train,
+                num_boost_round=int(settings["trees"]),
+                valid_sets=[held],
+                callbacks=[lgb.early_stopping(int(settings["patience"]), verbose=False)],
+            )
+            booster.save_model(str(path), num_iteration=booster.best_iteration)
+            trees[name] = int(booster.best_iteration)
+        elif path.exists():
+            path.unlink()
+        if progress is not None:
+            progress(1)
+    return trees
+
+
+def logits(folder: Path, features: Float32) -> Float32:
+    """Log-odds float32 (n, 5); an anomaly without a model has log-odds of -20."""
+    import lightgbm as lgb
+
+    result = np.full((len(features), len(ANOMALIES)), -20.0, dtype=np.float32)
+    for k, name in enumerate(ANOMALIES):
+        path = folder / f"{name}.txt"
+        if path.exists():
+            booster = lgb.Booster(model_file=str(path))
+            result[:, k] = booster.predict(features, raw_score=True)
+    return result

@@ -1,0 +1,102 @@
+"""The network: two stacked LSTM layers, dropout, and a linear layer to the five anomalies.
+
+It is causal and many-to-many: the logits at a scan depend on the trail up to that scan only, so
+training on whole trails equals training on the last scan of every prefix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from trail.scan import ANOMALIES
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Architecture of the network.
+
+    Attributes:
+        inputs: features a scan.
+        hidden: units of each LSTM layer.
+        layers: stacked layers.
+        dropout: share of activations dropped in training.
+        length: scans that a verdict looks back on, this one included.
+    """
+
+    inputs: int
+    hidden: int = 64
+    layers: int = 2
+    dropout: float = 0.2
+    length: int = 20
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+class TrailLSTM(nn.Module):
+    """Logits of the five anomalies at every scan of a batch of trails."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, shape: Shape, mean: Float32 | None = None, scale: Float32 | None = None):
+        """Build the network; `mean` and `scale` (F,) standardise the features inside it."""
+        super().__init__()
+        self.shape = shape
+        zeros, ones = np.zeros(shape.inputs, np.float32), np.ones(shape.inputs, np.float32)
+        self.register_buffer("mean", torch.from_numpy(zeros if mean is None else mean))
+        self.register_buffer("scale", torch.from_numpy(ones if scale is None else scale))
+        self.lstm = nn.LSTM(
+            shape.inputs,
+            shape.hidden,
+            num_layers=shape.layers,
+            dropout=shape.dropout if shape.layers > 1 else 0.0,
+            batch_first=True,
+        )
+        self.dropout = nn.Dropout(shape.dropout)
+        self.head = nn.Linear(shape.hidden, len(ANOMALIES))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, time, 5) of raw features (batch, time, F), trails padded on the right."""
+        standard = ((features - self.mean) / self.scale).clamp(-8.0, 8.0)
+        hidden, _ = self.lstm(standard)
+        logits: torch.Tensor = self.head(self.dropout(hidden))
+        return logits
+
+
+def standardisation(features: Float32) -> tuple[Float32, Float32]:
+    """Mean and scale (F,) of the training features; a constant column keeps scale 1."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    scale = features.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(scale > 1e-4, scale, 1.0).astype(np.float32)
+
+
+def save(network: TrailLSTM, path: Path) -> None:
+    """Write the weights as safetensors."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, str(path))
+
+
+def load(shape: Shape, path: Path) -> TrailLSTM:
+    """Read a network that `save` wrote, ready for inference.
+
+    Raises:
+        RuntimeError: the weights do not fit the shape.
+    """
+    from safetensors.torch import load_file
+
+    network = TrailLSTM(shape)
+    network.load_state_dict(load_file(str(path)))
+    return network.eval()

@@ -1,0 +1,90 @@
+"""Scores of every model on a feature matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models import windows
+from models.calibration import Calibration
+from trail.scan import ANOMALIES
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Encodes(Protocol):
+    """What a model is asked about: features (n, F), trail offsets, and rule scores (n, 5)."""
+
+    @property
+    def features(self) -> Float32:
+        """Features, float32 (n, F)."""
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """Boundaries of the trails, int64 (t + 1,)."""
+
+    @property
+    def rules(self) -> Float32:
+        """Rule scores 0-100, float32 (n, 5)."""
+
+
+def lstm_logits(
+    weights: Path,
+    features: Float32,
+    offsets: npt.NDArray[np.int64],
+    progress: Callable[[int], object] | None = None,
+) -> Float32:
+    """Log-odds of the network, float32 (n, 5), by torch on the processor."""
+    import torch
+
+    from models.lstm import Shape, load
+
+    shape = Shape(**json.loads((weights / "lstm.json").read_text()))
+    network = load(shape, weights / "lstm.safetensors")
+
+    def forward(batch: Float32) -> Float32:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch)).numpy())
+
+    return windows.run(features, offsets, shape.length, forward, progress=progress)
+
+
+def standardised(weights: Path, features: Float32) -> Float32:
+    """Features as the network sees them, float32 (n, F)."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(str(weights / "lstm.safetensors"))
+    return np.clip((features - arrays["mean"]) / arrays["scale"], -8, 8)
+
+
+def svm_logits(weights: Path, features: Float32) -> Float32:
+    """Novelty of the one-class SVM, the same for all five anomalies, float32 (n, 5)."""
+    from models import oneclass
+
+    novelty = oneclass.novelty(weights / "svm.safetensors", standardised(weights, features))
+    return np.repeat(novelty[:, None], len(ANOMALIES), axis=1)
+
+
+def logits(weights: Path, asked: Encodes) -> dict[str, Float32]:
+    """Uncalibrated scores of the learned models: `lstm`, `gbm`, `svm`, each float32 (n, 5)."""
+    from models import gbm
+
+    return {
+        "svm": svm_logits(weights, asked.features),
+        "gbm": gbm.logits(weights / "gbm", asked.features),
+        "lstm": lstm_logits(weights, asked.features, asked.offsets),
+    }
+
+
+def scores(weights: Path, asked: Encodes) -> dict[str, Float32]:
+    """Calibrated probabilities of the learned models and graded scores of the rules, in [0, 1]."""
+    calibration = json.loads((weights / "calibration.json").read_text())
+    found = {"rules": asked.rules / np.float32(100)}
+    for name, value in logits(weights, asked).items():
+        found[name] = Calibration.from_json(calibration[name])(value)
+    return found

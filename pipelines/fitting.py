@@ -1,0 +1,258 @@
+"""Fitting the LSTM: batches by index, early stopping, checkpoints that a killed run resumes from."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from models import lstm, windows
+from pipelines.parts import Part
+from pipelines.progress import Progress
+from trail.scan import ANOMALIES
+
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass
+class State:
+    """Where a training stands; all that a checkpoint holds besides tensors."""
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    curves: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and how it got there."""
+
+    network: lstm.TrailLSTM
+    state: State
+
+
+def device_of(wanted: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        ValueError: the name is unknown, or the machine has no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda"):
+        raise ValueError(f"train.device is {wanted!r}; write auto, cpu or cuda")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch sees no GPU; write auto or cpu")
+    return torch.device(wanted)
+
+
+def fit(
+    learned: Part, held: Part, settings: Mapping[str, Any], checkpoints: Path, report: Report
+) -> Fitted:
+    """Train until validation mAP has not risen for `patience` epochs; keep the best epoch.
+
+    Args:
+        learned: the training part.
+        held: the validation part.
+        settings: section `train` of params.yaml.
+        checkpoints: folder of this training's checkpoint; a checkpoint there is resumed.
+        report: called after each epoch with its number and figures.
+    """
+    torch.set_num_threads(int(settings["threads"]))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = device_of(settings["device"])
+    torch.manual_seed(int(settings["seed"]))
+    shape = lstm.Shape(
+        inputs=learned.features.shape[1],
+        hidden=int(settings["hidden"]),
+        layers=int(settings["layers"]),
+        dropout=float(settings["dropout"]),
+        length=int(settings["length"]),
+    )
+    network = lstm.TrailLSTM(shape, *lstm.standardisation(learned.features)).to(device)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
+    )
+    best = {k: v.clone() for k, v in network.state_dict().items()}
+    state = _resume(checkpoints, network, optimiser, best)
+    data = _Resident(learned, shape.length, settings, device)
+    with Progress("lstm", int(settings["epochs"]), "epochs", done=state.epoch) as step:
+        while state.epoch < settings["epochs"] and not _stalled(state, settings):
+            loss = data.epoch(network, optimiser, state.epoch)
+            ap = validation_ap(network, held, device)
+            figures = {"loss": loss, "validation_map": float(np.nanmean(list(ap.values())))}
+            figures |= {f"validation_ap.{name}": value for name, value in ap.items()}
+            if figures["validation_map"] > state.best:
+                state.best, state.best_epoch = figures["validation_map"], state.epoch
+                best = {k: v.detach().clone() for k, v in network.state_dict().items()}
+            state.curves.append(figures)
+            state.epoch += 1
+            _checkpoint(checkpoints, network, optimiser, best, state)
+            report(state.epoch, figures)
+            step(1, f"loss {loss:.4f}, validation mAP {figures['validation_map']:.3f}")
+    network.load_state_dict(best)
+    return Fitted(network.cpu().eval(), state)
+
+
+def write(fitted: Fitted, out: Path) -> None:
+    """Weights, shape and learning curves."""
+    lstm.save(fitted.network, out / "lstm.safetensors")
+    (out / "lstm.json").write_text(json.dumps(fitted.network.shape.to_json(), indent=1) + "\n")
+    names = ["loss", "validation_map", *(f"validation_ap.{name}" for name in ANOMALIES)]
+    lines = [",".join(["epoch", *names])]
+    for i, row in enumerate(fitted.state.curves):
+        lines.append(",".join([str(i + 1), *(f"{row.get(name, math.nan):.6f}" for name in names)]))
+    (out / "curves.csv").write_text("\n".join(lines) + "\n")
+
+
+def validation_ap(
+    network: lstm.TrailLSTM, part: Part, device: torch.device
+) -> dict[str, float]:
+    """Average precision by anomaly; NaN where the part holds none."""
+    from sklearn.metrics import average_precision_score
+
+    network.eval()
+
+    def forward(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch).to(device)).float().cpu().numpy())
+
+    logits = windows.run(part.features, part.offsets, network.shape.length, forward)
+    found = {}
+    for k, name in enumerate(ANOMALIES):
+        keep = part.target[:, k] >= 0
+        truth = part.target[keep, k] == 1
+        found[name] = (
+            float(average_precision_score(truth, logits[keep, k])) if truth.any() else math.nan
+        )
+    return found
+
+
+class _Resident:
+    """The training part on the device; a batch is a gather, nothing is copied ahead."""
+
+    def __init__(
+        self, part: Part, length: int, settings: Mapping[str, Any], device: torch.device
+    ) -> None:
+        self._features = torch.from_numpy(part.features).to(device)
+        self._target = torch.from_numpy(part.target).to(device)
+        # Training reads every scan once: the windows that let a long trail's later scans look
+        # back are for inference only.
+        start, size, first = windows.spans(part.offsets, length)
+        self._start, self._size = start[first == 0], size[first == 0]
+        self._settings = settings
+        self._device = device
+        self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
+
+    def epoch(
+        self, network: lstm.TrailLSTM, optimiser: torch.optim.Optimizer, epoch: int
+    ) -> float:
+        """One pass over the part; the same epoch draws the same batches after a restart."""
+        seed = int(self._settings["seed"]) * 100_003 + epoch
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        mixed = rng.permutation(len(self._size))
+        order = mixed[np.argsort(self._size[mixed], kind="stable")]
+        batches = list(windows.batches(self._size[order], int(self._settings["batch_scans"])))
+        network.train()
+        total = torch.zeros((), device=self._device)
+        for i, b in enumerate(rng.permutation(len(batches))):
+            self._rate(optimiser, epoch + i / len(batches))
+            picked = order[batches[b]]
+            loss = self._loss(network, *windows.padded(self._start[picked], self._size[picked]))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            total += loss.detach()
+        return float(total) / max(len(batches), 1)
+
+    def _loss(
+        self, network: lstm.TrailLSTM, rows: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
+    ) -> torch.Tensor:
+        index = torch.from_numpy(rows).to(self._device)
+        target = self._target[index]
+        counted = (target >= 0) & torch.from_numpy(real).to(self._device)[:, :, None]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            logits = network(self._features[index])
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), target.clamp(min=0).float(), reduction="none"
+        )
+        return (each * counted).sum() / counted.sum().clamp(min=1) * len(ANOMALIES)
+
+    def _rate(self, optimiser: torch.optim.Optimizer, epoch: float) -> None:
+        """Warm-up over the first epoch, then a cosine to a twentieth; a function of time only."""
+        whole = float(self._settings["epochs"])
+        warm = min(1.0, epoch + 0.05)
+        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(epoch / whole, 1.0)))
+        for group in optimiser.param_groups:
+            group["lr"] = float(self._settings["learning_rate"]) * warm * cosine
+
+
+def _stalled(state: State, settings: Mapping[str, Any]) -> bool:
+    return state.epoch - 1 - state.best_epoch >= int(settings["patience"])
+
+
+def _checkpoint(
+    folder: Path,
+    network: lstm.TrailLSTM,
+    optimiser: torch.optim.Optimizer,
+    best: Mapping[str, torch.Tensor],
+    state: State,
+) -> None:
+    """Write the state beside the old one, then swap: a kill leaves one of them whole."""
+    from safetensors.torch import save_file
+
+    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in best.items()}
+    for i, slots in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(new / "tensors"))
+    (new / "state.json").write_text(json.dumps(state.__dict__))
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(
+    folder: Path,
+    network: lstm.TrailLSTM,
+    optimiser: torch.optim.Optimizer,
+    best: dict[str, torch.Tensor],
+) -> State:
+    """Continue from a checkpoint where there is one."""
+    from safetensors.torch import load_file
+
+    old = folder.with_suffix(".old")
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+    if not (folder / "state.json").exists():
+        return State()
+    tensors = load_file(str(folder / "tensors"))
+
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    network.load_state_dict(part("network."))
+    best.update({k: v.to(best[k].device) for k, v in part("best.").items()})
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in part("optimiser.").items():
+        i, slot = name.split(".", 1)
+        slots.setdefault(int(i), {})[slot] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+    return State(**json.loads((folder / "state.json").read_text()))

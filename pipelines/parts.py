@@ -1,0 +1,105 @@
+"""Parts of the split on disk: plain arrays, one file a column, nothing padded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trail.features import FEATURES, VERSION
+
+PARTS: Final = ("train", "validation", "calibration", "test")
+
+
+class LabelSource(IntEnum):
+    """Where a row of targets comes from."""
+
+    ASSUMED_HONEST = 0
+    INJECTED = 1
+    ANALYST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the split: n scans in trail order, t trails.
+
+    Attributes:
+        features: float32 (n, F), columns as in `trail.features.FEATURES`.
+        offsets: int64 (t + 1,), boundaries of the trails.
+        target: int8 (n, 5), 1 anomalous, 0 honest, -1 not counted.
+        rules: float32 (n, 5), rule scores 0-100: the weak labels.
+        lot: int64 (n,), lot key.
+        row: int64 (n,), number of the scan in the input; injected scans are numbered beyond it.
+        event_id: int64 (n,), -1 where the input had none.
+        time_us: int64 (n,), event time.
+        op: int8 (n,), operation.
+        anomaly: int8 (n,), type of the tampering that the scan belongs to, -1 none.
+        subtype: int16 (n,), index into `world.tampering.SUBTYPES`, -1 none.
+        grade: int8 (n,), 0-3, 4 control, -1 none.
+        control: bool (n,), belongs to a tampering that cannot be told.
+        cause: bool (n,), the scan is part of the cause.
+        evidence: bool (n,), the first scan at which the tampering can be known.
+        synthetic: bool (n,), the scan's EPC was tampered with by `label`.
+        label_source: int8 (n,), a `LabelSource`.
+        trail: int64 (n,), index of the scan's trail.
+    """
+
+    features: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.int64]
+    target: npt.NDArray[np.int8]
+    rules: npt.NDArray[np.float32]
+    lot: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    event_id: npt.NDArray[np.int64]
+    time_us: npt.NDArray[np.int64]
+    op: npt.NDArray[np.int8]
+    anomaly: npt.NDArray[np.int8]
+    subtype: npt.NDArray[np.int16]
+    grade: npt.NDArray[np.int8]
+    control: npt.NDArray[np.bool_]
+    cause: npt.NDArray[np.bool_]
+    evidence: npt.NDArray[np.bool_]
+    synthetic: npt.NDArray[np.bool_]
+    label_source: npt.NDArray[np.int8]
+    trail: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+
+def save_part(part: Part, folder: Path, name: str) -> None:
+    """Write a part to `folder/name/`, one .npy a column, and the list of its features."""
+    where = folder / name
+    shutil.rmtree(where, ignore_errors=True)
+    where.mkdir(parents=True)
+    for field in fields(Part):
+        np.save(where / f"{field.name}.npy", getattr(part, field.name), allow_pickle=False)
+    features = {"version": VERSION, "features": list(FEATURES)}
+    (where / "features.json").write_text(json.dumps(features, indent=1) + "\n")
+
+
+def load_part(folder: Path, name: str) -> Part:
+    """Read a part that `save_part` wrote.
+
+    Raises:
+        FileNotFoundError: the stage that writes it has not run.
+        ValueError: it was written with another list of features.
+    """
+    where = Path(folder) / name
+    if not where.is_dir():
+        raise FileNotFoundError(f"{where} is missing; run `dvc repro sequence` first")
+    written = json.loads((where / "features.json").read_text())
+    if written != {"version": VERSION, "features": list(FEATURES)}:
+        raise ValueError(f"{where} was written with other features; run `dvc repro sequence`")
+    return Part(
+        **{
+            field.name: np.load(where / f"{field.name}.npy", allow_pickle=False)
+            for field in fields(Part)
+        }
+    )

@@ -1,0 +1,117 @@
+"""MLflow: where runs and models are kept, and which run belongs to which weights.
+
+A run is found again by what it trained (`training_key`) or by what came out (`weights_digest`),
+never by an id in a file: so stages stay reproducible and a killed one continues its own run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_STORE: Final = "mlflow.db"
+DEFAULT_ARTIFACTS: Final = "mlartifacts"
+
+
+def home() -> Path:
+    """Folder of the local MLflow store: that of the checkout, also for runs in a workspace."""
+    return Path(os.environ.get("TRAILWATCH_HOME", ".")).resolve()
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, else a SQLite file beside the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / DEFAULT_STORE}"
+
+
+def client() -> MlflowClient:
+    """A client of the store; created with its tables where it does not exist."""
+    # Alembic prints a line for each of some forty migrations of a new store.
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.MlflowClient()
+
+
+def experiment(name: str, store: MlflowClient) -> str:
+    """Id of the experiment of a model, created where it does not exist."""
+    found = store.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = tracking_uri().startswith("sqlite:")
+    where = (home() / DEFAULT_ARTIFACTS / name).as_uri() if local else None
+    return str(store.create_experiment(name, artifact_location=where))
+
+
+def find_run(store: MlflowClient, name: str, tag: str, value: str) -> str | None:
+    """Id of the latest run of a model with this tag, or None."""
+    runs = store.search_runs(
+        [experiment(name, store)], f"tags.{tag} = '{value}'", max_results=1, order_by=["start_time DESC"]
+    )
+    return str(runs[0].info.run_id) if runs else None
+
+
+def run_for(store: MlflowClient, name: str, tag: str, value: str, tags: Mapping[str, str]) -> str:
+    """Id of the run with this tag, made where there is none."""
+    found = find_run(store, name, tag, value)
+    if found is not None:
+        store.update_run(found, status="RUNNING")
+        return found
+    run = store.create_run(experiment(name, store), tags={**tags, tag: value})
+    return str(run.info.run_id)
+
+
+def git_commit() -> str:
+    """Commit of the checkout, with "+changes" if tracked files differ; "none" outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return f"{commit}+changes" if dirty else commit
+
+
+def data_hash(path: Path = Path("data.dvc")) -> str:
+    """Hash of `data/` as its .dvc file pins it; "none" where there is no such file."""
+    import yaml
+
+    if not path.exists():
+        return "none"
+    return str(yaml.safe_load(path.read_text())["outs"][0].get("md5", "none"))
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine that a run records."""
+    import platform
+    from importlib.metadata import version
+
+    packages = ("numpy", "torch", "lightgbm", "scikit-learn", "pyarrow", "mlflow", "dvc")
+    found = {f"env.{name}": version(name) for name in packages}
+    return {**found, "env.python": platform.python_version(), "env.machine": platform.machine()}
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a tree with dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            leaves.update(flat(value, f"{name}."))
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(home()), *words], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,176 @@
+"""Stage train: sequences -> models/weights, all that a verdict needs, and an MLflow run.
+
+The LSTM is trained on whole trails, causal and many-to-many; batches are taken by index from one
+resident matrix. A killed run continues from its last epoch. The one-class SVM and gradient
+boosting are trained on the same features. Calibration and thresholds come from the calibration
+part, which training has not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models import bundle, gbm, oneclass, predict
+from models.calibration import Calibration
+from models.reference import reference
+from pipelines import fitting, params, tracking
+from pipelines.measures.settings import Settings
+from pipelines.measures.thresholds import choose
+from pipelines.parts import Part, load_part
+from pipelines.progress import Progress, say
+from trail.features import FEATURES
+from trail.scan import ANOMALIES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
+    parser.add_argument("--sequences", type=Path, default=Path("work/sequences"))
+    parser.add_argument("--labelled", type=Path, default=Path("work/labelled"))
+    parser.add_argument("--validated", type=Path, default=Path("work/validated"))
+    parser.add_argument("--out", type=Path, default=Path("models/weights"))
+    parser.add_argument("--checkpoints", type=Path, default=Path("work/checkpoints"))
+    asked = parser.parse_args(argv)
+    settings = params.load()
+    train(asked, settings)
+    return 0
+
+
+def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Train all models, calibrate them, choose thresholds and write the weights folder."""
+    learned, held = load_part(asked.sequences, "train"), load_part(asked.sequences, "validation")
+    key = training_key(settings, (learned, held))
+    run = Run(settings["register"]["model"], key, settings)
+    out: Path = asked.out
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    say(f"train: {len(learned):,} scans to learn from, {len(held):,} to stop on")
+    network = fitting.fit(
+        learned, held, settings["train"], asked.checkpoints / key[:16], run.epoch
+    )
+    fitting.write(network, out)
+    _baselines(learned, held, settings["train"], out)
+    _calibrate(load_part(asked.sequences, "calibration"), settings, out)
+    _context(asked, out, settings)
+    _reference(held, out)
+    digest = bundle.seal(out)
+    run.finish(digest, out)
+    shutil.rmtree(asked.checkpoints / key[:16], ignore_errors=True)
+    say(f"train: weights in {out}, digest {digest[:12]}")
+
+
+def training_key(settings: Mapping[str, Any], parts: tuple[Part, ...]) -> str:
+    """What this training is made of; the same inputs continue the same run."""
+    key = hashlib.sha256(json.dumps(settings["train"], sort_keys=True).encode())
+    for part in parts:
+        for column in (part.features, part.target, part.offsets):
+            key.update(np.ascontiguousarray(column).view(np.uint8).data)
+    return key.hexdigest()
+
+
+class Run:
+    """The MLflow run of a training, found again by its key."""
+
+    def __init__(self, model: str, key: str, settings: Mapping[str, Any]) -> None:
+        """Find or make the run; log parameters and environment once."""
+        from mlflow.entities import Param
+
+        self._store = tracking.client()
+        tags = {
+            "stage": "train",
+            "git_commit": tracking.git_commit(),
+            "data_hash": tracking.data_hash(),
+            **tracking.environment(),
+        }
+        self.id = tracking.run_for(self._store, model, "training_key", key, tags)
+        logged = {
+            name: str(value)
+            for section in ("label", "sequence", "train")
+            for name, value in tracking.flat(settings[section], f"{section}.").items()
+        }
+        self._store.log_batch(self.id, params=[Param(k, v) for k, v in logged.items()])
+
+    def epoch(self, step: int, figures: Mapping[str, float]) -> None:
+        """Log the figures of one epoch."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in figures.items()]
+        self._store.log_batch(self.id, metrics=metrics)
+
+    def finish(self, digest: str, out: Path) -> None:
+        """Tag the run with what came out of it, attach the small files, close it."""
+        self._store.set_tag(self.id, "weights_digest", digest)
+        for name in ("thresholds.json", "calibration.json", "curves.csv"):
+            self._store.log_artifact(self.id, str(out / name))
+        self._store.set_terminated(self.id)
+
+
+def _baselines(
+    learned: Part, held: Part, settings: Mapping[str, Any], out: Path
+) -> None:
+    with Progress("gradient boosting", len(ANOMALIES), "models") as step:
+        gbm.fit(
+            learned.features,
+            learned.target,
+            held.features,
+            held.target,
+            settings["gbm"],
+            out / "gbm",
+            step,
+        )
+    honest = (learned.target == 0).all(axis=1)
+    oneclass.fit(
+        predict.standardised(out, learned.features[honest]), settings["svm"], out / "svm.safetensors"
+    )
+
+
+def _calibrate(part: Part, settings: Mapping[str, Any], out: Path) -> None:
+    """Probabilities and thresholds of every model, from the calibration part."""
+    measure = Settings.read(settings["evaluate"])
+    calibration, chosen = {}, {}
+    found: dict[str, npt.NDArray[np.float32]] = {"rules": part.rules / np.float32(100)}
+    for name, logits in predict.logits(out, part).items():
+        fitted = Calibration.fit(logits, part.target)
+        calibration[name] = fitted.to_json()
+        found[name] = fitted(logits)
+    for name, score in found.items():
+        chosen[name] = choose(score, part.target, part.lot, measure).value
+    _write_json(out / "calibration.json", calibration)
+    _write_json(out / "thresholds.json", chosen)
+
+
+def _context(asked: argparse.Namespace, out: Path, settings: Mapping[str, Any]) -> None:
+    """Master data and network statistics that scoring needs."""
+    shutil.copyfile(asked.labelled / "network.json", out / "network.json")
+    for name in ("sites.csv", "registry.csv"):
+        if (asked.validated / name).exists():
+            shutil.copyfile(asked.validated / name, out / name)
+    _write_json(out / "params.json", settings)
+
+
+def _reference(part: Part, out: Path) -> None:
+    """The drift reference, from honest scans of the newest part that training did not fit."""
+    honest = (part.target == 0).all(axis=1)
+    described = reference(part.features[honest], FEATURES, part.time_us[honest])
+    _write_json(out / "reference.json", described)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
