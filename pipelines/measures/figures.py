@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#ececec",
     "grid.linewidth": 0.8,
     "xtick.color": INK,

@@ -36,7 +36,7 @@ TUNED = "rules_tuned"
 
 FPRS = {"0.1%": 0.001, "1%": 0.01, "5%": 0.05}
 POSITIONS = {"1": (1, 1), "2-3": (2, 3), "4+": (4, math.inf)}
-NO_PROBABILITY = ("rules", "svm")
+NO_PROBABILITY = ("rules",)
 """Models whose score is no probability, so that its calibration means nothing."""
 
 CONTROL_DRAWS = 500

@@ -76,7 +76,7 @@ def make(lots: int = 12, items: int = 60, seed: int = 0, share: float = 0.12):
     hardness = np.zeros((n, 5))
     answers: dict[str, list] = {name: [] for name in Answers.__dataclass_fields__}
     for number in np.flatnonzero(rng.random(lots * items) < share):
-        _tamper(part, rng, int(number), hardness, answers, natural=rng.random() < 0.2)
+        _tamper(part, rng, int(number), hardness, answers, natural=rng.random() < 0.08)
     return part, _scores(part, rng, hardness), _columns(answers)
 
 
