@@ -1,9 +1,9 @@
 """Delimited text, block by block: CSV and TSV of any size, whatever their rows hold.
 
-Each block of some megabytes ends at a line end. A block without surprises goes through Arrow's
-parser; lines with another number of fields than the header are cut out first; whatever has
-quotes over line ends or stray carriage returns goes through Python's `csv`, slower, line by line.
-Arrow's own handler of invalid rows is not used: it hides the text and numbers of some rows.
+Each block ends at a line end. A block without surprises goes through Arrow's parser; lines with
+another number of fields than the header are cut out first; whatever has quotes over line ends or
+stray carriage returns goes through Python's `csv`, slower, line by line. Arrow's own handler of
+invalid rows is not used: it hides the text and numbers of some rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from intake.block import Block, Broken, printable
 from intake.errors import IntakeError
 from trail.scan import REQUIRED_COLUMNS
 
-BLOCK_BYTES: Final = 8 << 20
+BLOCK_BYTES: Final = 2 << 20
+"""Larger blocks fall out of the processor's cache."""
 LINE_BYTES: Final = 16 << 20
 """A longer line is no line of scans."""
 
@@ -138,22 +139,21 @@ def _bodies(
         chunk = file.read(block_bytes)
         if bare_cr:
             chunk = chunk.replace(b"\r", b"\n")
-        data = rest + chunk
         if not chunk:
-            if data:
-                yield _Body(data if data.endswith(b"\n") else data + b"\n"), True
+            if rest:
+                yield _Body(rest if rest.endswith(b"\n") else rest + b"\n"), True
             return
-        end = data.rfind(b"\n") + 1
+        end = chunk.rfind(b"\n") + 1
         if not end:
-            if len(data) > LINE_BYTES:
+            rest += chunk
+            if len(rest) > LINE_BYTES:
                 raise IntakeError(
                     f"{name} has a line of more than {LINE_BYTES >> 20} MB; is it a CSV file?"
                 )
-            rest = data
             continue
-        body = _Body(data[:end])
+        body = _Body(rest + chunk[:end])
         yield body, False
-        rest = body.rest + data[end:]
+        rest = body.rest + chunk[end:]
 
 
 def _parse(body: _Body, head: Head, row: int, last: bool) -> tuple[Block, int]:

@@ -14,7 +14,7 @@ from intake import header
 from intake.block import Block
 from intake.errors import IntakeError
 
-BATCH_ROWS: Final = 1 << 18
+BATCH_ROWS: Final = 1 << 20
 
 
 def read_blocks(path: Path, batch_rows: int = BATCH_ROWS) -> Iterator[Block]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,41 +22,54 @@ _DICTIONARY_BYTES: Final = 1 << 30
 """Codes stay one dictionary in the file whatever their number, so that reading hashes nothing."""
 
 
-def to_table(intake: Intake) -> pa.Table:
-    """The scans as a table: row, event_id?, file_id?, epc_code, location_id, event_type (all three
+def write_scans(intake: Intake, path: str | Path) -> None:
+    """Write the scans to a Parquet file.
+
+    Columns: row, event_id?, file_id?, epc_code, location_id, event_type (these three
     dictionary-coded), event_time (microseconds, UTC, without zone).
     """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    n = len(intake.scans)
+    writer = None
+    try:
+        for start in range(0, max(n, 1), _ROW_GROUP):
+            group = _group(intake, slice(start, min(start + _ROW_GROUP, n)))
+            if writer is None:
+                writer = pq.ParquetWriter(
+                    path,
+                    group.schema,
+                    compression="zstd",
+                    compression_level=1,
+                    dictionary_pagesize_limit=_DICTIONARY_BYTES,
+                    use_dictionary=["epc_code", "location_id", "event_type"],
+                )
+            writer.write_table(group, row_group_size=_ROW_GROUP)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _group(intake: Intake, rows: slice) -> pa.Table:
     scans = intake.scans
-    columns = {"row": pa.array(scans.row)}
-    if intake.event_id is not None:
-        columns["event_id"] = intake.event_id
-    if intake.file_id is not None:
-        columns["file_id"] = intake.file_id
-    columns["epc_code"] = pa.DictionaryArray.from_arrays(pa.array(scans.epc), scans.codes.text)
-    columns["location_id"] = pa.DictionaryArray.from_arrays(
-        pa.array(scans.site), pa.array(intake.sites.ids, pa.string())
-    )
-    columns["event_type"] = pa.DictionaryArray.from_arrays(
-        pa.array(scans.op.astype(np.int32)), pa.array(EVENT_TYPES, pa.string())
-    )
-    columns["event_time"] = pa.array(scans.time_us, pa.timestamp("us"))
+    columns = {"row": pa.array(scans.row[rows])}
+    for name in ("event_id", "file_id"):
+        values = getattr(intake, name)
+        if values is not None:
+            columns[name] = values[rows]
+    sites, ops = pa.array(intake.sites.ids, pa.string()), pa.array(EVENT_TYPES, pa.string())
+    columns["epc_code"] = _coded(scans.epc[rows], scans.codes.text)
+    columns["location_id"] = _coded(scans.site[rows], sites)
+    columns["event_type"] = _coded(scans.op[rows], ops)
+    columns["event_time"] = pa.array(scans.time_us[rows], pa.timestamp("us"))
     return pa.table(columns)
 
 
-def write_scans(intake: Intake, path: str | Path) -> None:
-    """Write the scans to a Parquet file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        to_table(intake),
-        path,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=_ROW_GROUP,
-        dictionary_pagesize_limit=_DICTIONARY_BYTES,
-        use_dictionary=["epc_code", "location_id", "event_type"],
-        store_schema=True,
-    )
+def _coded(place: npt.NDArray[np.integer], values: pa.StringArray) -> pa.DictionaryArray:
+    """Dictionary-coded with the values that occur: each row group stores its dictionary whole."""
+    used = np.bincount(place, minlength=len(values)) > 0
+    local = (np.cumsum(used) - 1).astype(np.int32)[place]
+    return pa.DictionaryArray.from_arrays(pa.array(local), values.filter(pa.array(used)))
 
 
 def load_scans(path: str | Path, sites: Sites | None = None) -> Intake:
@@ -72,7 +86,9 @@ def load_scans(path: str | Path, sites: Sites | None = None) -> Intake:
         IntakeError: the file is missing or not of this kind.
     """
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path)
+        groups = [file.read_row_group(i, use_threads=False) for i in range(file.num_row_groups)]
+        table = pa.concat_tables(groups) if groups else file.schema_arrow.empty_table()
         row, time = table["row"], table["event_time"].cast(pa.int64())
         place, codes = _decoded(table["epc_code"])
         site_place, site_ids = _decoded(table["location_id"])
@@ -114,7 +130,7 @@ def load_scans(path: str | Path, sites: Sites | None = None) -> Intake:
 
 def _decoded(
     column: pa.ChunkedArray,
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], pa.StringArray]:
+) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
     column = column.unify_dictionaries()
     if not column.num_chunks:
         return np.zeros(0, dtype=np.int32), pa.array([], pa.string())
@@ -122,7 +138,7 @@ def _decoded(
     return place.astype(np.int32), column.chunk(0).dictionary.cast(pa.string())
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.array(column, dtype=np.int64)
 
 
