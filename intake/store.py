@@ -34,7 +34,7 @@ def write_scans(intake: Intake, path: str | Path) -> None:
     writer = None
     try:
         for start in range(0, max(n, 1), _ROW_GROUP):
-            group = _group(intake, slice(start, min(start + _ROW_GROUP, n)))
+            group = to_table(intake, slice(start, min(start + _ROW_GROUP, n)))
             if writer is None:
                 writer = pq.ParquetWriter(
                     path,
@@ -50,7 +50,8 @@ def write_scans(intake: Intake, path: str | Path) -> None:
             writer.close()
 
 
-def _group(intake: Intake, rows: slice) -> pa.Table:
+def to_table(intake: Intake, rows: slice = slice(None)) -> pa.Table:
+    """The scans at some rows as the table that `write_scans` writes."""
     scans = intake.scans
     columns = {"row": pa.array(scans.row[rows])}
     for name in ("event_id", "file_id"):
