@@ -156,9 +156,9 @@ def _code(value: str | int | None, names: Mapping[str, int]) -> int:
 
 def subtype_names() -> list[str]:
     """Names of the kinds of tampering, by their number."""
-    from world.tampering import SUBTYPES
+    from world.subtypes import NAMES
 
-    return [str(getattr(one, "name", one)) for one in SUBTYPES]
+    return list(NAMES)
 
 
 def write(found: Evaluated, settings: Settings, origin: Provenance, out: Path) -> None:

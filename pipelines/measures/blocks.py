@@ -58,7 +58,7 @@ class Part(Protocol):
 
     @property
     def grade(self) -> Int8:
-        """int8 (n,), 0 blatant to 3 only context can tell, 4 control, -1 none."""
+        """int8 (n,), 0 blatant to 3 only context can tell, else none or a control."""
 
     @property
     def control(self) -> Bool:

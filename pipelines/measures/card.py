@@ -185,16 +185,19 @@ def _controls(injected: Block) -> str:
     for kind in ANOMALIES:
         for name, found in injected["controls"][kind].items():
             cells = [bounds_text(one) for one in found["auc"].values()]
-            rows.append([kind, _words(name), f"{found['trails']:,}", *cells])
+            told = _percent(found["caught"][main_model(injected)], 1)
+            rows.append([kind, _words(name), f"{found['trails']:,}", *cells, told])
     text = (
         "## Controls\n\n"
         "Tampering that cannot be told by anyone: an AUC away from 0.45-0.55 would be a leak in "
-        "the simulated world. They count in no other figure.\n\n"
+        "the simulated world. Where later scans do tell it (a cloned box, once its tracks "
+        "conflict), only those before are asked. Controls count in no other figure.\n\n"
     )
     if not rows:
         return text + "There are none in these data."
     models = [_called(model) for model in injected["map"]]
-    return text + _table(["type", "control", "trails", *models], rows)
+    last = f"told in the end by the {_called(main_model(injected))}"
+    return text + _table(["type", "control", "trails", *models, last], rows)
 
 
 def _operating(injected: Block, settings: Settings) -> str:

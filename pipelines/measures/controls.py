@@ -34,16 +34,16 @@ def control_auc(
 ) -> ControlAuc:
     """AUC of `score`, float32 (n,), for the scans of control `subtype`.
 
-    Each scan of the cause (from the evidence on, where the trail has one) is compared with the
-    honest scans of its operation, and the AUC is the mean of those comparisons: a control that
-    only concerns sales must not be told by being a sale. The interval draws the controls' lots;
+    Each scan of the cause is compared with the honest scans of its operation, and the AUC is the
+    mean of those comparisons: a control that only concerns sales must not be told by being a sale.
+    Where something does tell it later (the conflicting tracks of a cloned box), only the scans
+    before that evidence are asked. The interval draws the controls' lots;
     honest scans are so many that their share of the variance is small (DeLong 1988).
     """
     honest = block.target[:, anomaly] == 0
     of_subtype = block.control & (block.subtype == subtype)
-    evidence = first_true(block.evidence & of_subtype, block.trail)
-    start = np.where(evidence < len(block), evidence, 0)[block.trail] if len(block) else evidence
-    chosen = of_subtype & block.cause & (np.arange(len(block)) >= start)
+    end = first_true(block.evidence & of_subtype, block.trail)[block.trail]
+    chosen = of_subtype & block.cause & (np.arange(len(block)) < end)
     place = np.full(len(block), math.nan)
     for op in np.unique(block.op[chosen]):
         here = chosen & (block.op == op)

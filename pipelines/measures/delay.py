@@ -37,9 +37,14 @@ def delays(block: Block, flag: Bool, anomaly: int) -> Delays:
     From `evidence` (the first scan at which it can be known) to the first flagged scan at or after
     it. Controls are left out. A flag before the evidence is no alert on it.
     """
-    size = len(block)
     told = (block.evidence & ~block.control) & (block.anomaly == anomaly)
-    start = first_true(told, block.trail)
+    return delays_from(told, block, flag)
+
+
+def delays_from(begin: Bool, block: Block, flag: Bool) -> Delays:
+    """Delays from the first scan of each trail in `begin`, bool (n,), to the first flag from it."""
+    size = len(block)
+    start = first_true(begin, block.trail)
     start = start[start < size]
     index = np.arange(size)
     origin = np.full(int(block.trail[-1]) + 1 if size else 0, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.measures.report import BASELINE, Tree
@@ -12,7 +13,7 @@ MAIN = "lstm"
 """The model that the product is about."""
 
 
-def main_model(tree: Tree) -> str:
+def main_model(tree: Mapping[str, Any]) -> str:
     """The model that the headline compares with the rules: the LSTM, or the last one there is."""
     models = list(tree["map"])
     return MAIN if MAIN in models else models[-1]

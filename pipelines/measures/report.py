@@ -15,7 +15,7 @@ from pipelines.measures.business import business, percent
 from pipelines.measures.calibration import brier, ece, equal_mass
 from pipelines.measures.confusion import COLUMNS, ROWS, confusion
 from pipelines.measures.controls import control_auc
-from pipelines.measures.delay import delays, summarise
+from pipelines.measures.delay import delays, delays_from, summarise
 from pipelines.measures.lots import Float32, Float64, Resamples, resample
 from pipelines.measures.operating import count
 from pipelines.measures.ranking import (
@@ -239,7 +239,7 @@ def _name(names: Sequence[str], subtype: int) -> str:
 def _controls(
     block: Block, flagged: Mapping[str, Bool], names: Sequence[str], settings: Settings
 ) -> Tree:
-    """AUC by control subtype, and what becomes of the trails: the rest of a control may show."""
+    """AUC by control subtype; share of its trails told in the end, and hours from the cause."""
     tree: Tree = {kind: {} for kind in ANOMALIES}
     for k, kind in enumerate(ANOMALIES):
         mine = block.control & (block.anomaly == k)
@@ -247,7 +247,7 @@ def _controls(
             here = mine & (block.subtype == subtype)
             trails = np.unique(block.trail[here])
             told = {
-                name: len(np.intersect1d(trails, block.trail[flag[:, k]]))
+                name: summarise(delays_from(here & block.cause, block, flag[:, k]))
                 for name, flag in flagged.items()
             }
             found = {
@@ -262,7 +262,8 @@ def _controls(
                     model: {"low": one.low, "mid": one.auc, "high": one.high}
                     for model, one in found.items()
                 },
-                "alerted": {name: number / len(trails) for name, number in told.items()},
+                "caught": {name: one["caught"] for name, one in told.items()},
+                "hours_median": {name: one["hours_median"] for name, one in told.items()},
             }
     return tree
 

@@ -1,0 +1,75 @@
+"""The default data: made by `world`, pinned by data.dvc. `make data` makes it and checks the hash."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from pipelines.progress import say
+
+DATA: Final = Path("data")
+PIN: Final = Path("data.dvc")
+WORLD: Final = ("--seed", "7", "--profile", "hard", "--scans", "600000")
+"""Options of `python -m world` that make the default data."""
+
+
+class DataError(ValueError):
+    """The data is not what it should be."""
+
+
+def main() -> int:
+    """Make the default data anew and confirm its hash; returns an exit status."""
+    try:
+        make(DATA)
+        confirm()
+    except (DataError, subprocess.CalledProcessError) as error:
+        print(f"data: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def make(folder: Path) -> None:
+    """Write the default world into a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "world", "--out", str(folder), *WORLD], check=True)
+
+
+def confirm() -> None:
+    """Have DVC compare `data/` with its pin; without a pin, set it.
+
+    Raises:
+        DataError: the hash differs.
+    """
+    if not PIN.exists():
+        dvc("add", "--quiet", str(DATA))
+        say(f"data: pinned by {PIN}")
+        return
+    status = json.loads(dvc("status", "--json", str(PIN)) or "{}")
+    if status:
+        raise DataError(
+            f"{DATA}/ is not what {PIN} pins: {json.dumps(status)}. To go back to the default data: "
+            f"make data. To keep what is there: dvc add {DATA}"
+        )
+    say(f"data: {DATA}/ is what {PIN} pins")
+
+
+def dvc(*words: str, cwd: Path | None = None) -> str:
+    """Run a DVC command; returns what it printed.
+
+    Raises:
+        DataError: it failed; the message is DVC's.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *words], cwd=cwd, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise DataError(f"dvc {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Stage register: weights -> the bundle as an MLflow model version with the alias `challenger`.
+
+The first version of a model also becomes its `champion`. The same bundle is never registered
+twice: a version is found again by the bundle's digest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from models import bundle, lstm, onnx
+from pipelines import params, tracking
+from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+DIGEST_TAG: Final = "bundle_digest"
+ROOT: Final = Path(__file__).parent.parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.register", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("models/weights"))
+    parser.add_argument("--metrics", type=Path, default=Path("metrics.json"))
+    parser.add_argument("--out", type=Path, default=Path("work/bundle"))
+    asked = parser.parse_args(argv)
+    model = params.load()["register"]["model"]
+    assemble(asked.weights, asked.out)
+    register(model, asked.out, asked.metrics)
+    return 0
+
+
+def assemble(weights: Path, out: Path) -> str:
+    """Weights, ONNX export and provenance in one sealed folder; returns its digest."""
+    trained = bundle.verify(weights)
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(weights, out)
+    shape = lstm.Shape(**json.loads((out / "lstm.json").read_text()))
+    worst = onnx.export(lstm.load(shape, out / "lstm.safetensors"), out / "lstm.onnx")
+    provenance = {
+        "weights_digest": trained,
+        "git_commit": tracking.git_commit(),
+        "data_hash": tracking.data_hash(),
+    }
+    (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+    digest = bundle.seal(out)
+    say(f"register: bundle {digest[:12]}, ONNX within {worst:.1e} of torch")
+    return digest
+
+
+def register(model: str, folder: Path, metrics: Path) -> str:
+    """Register a bundle; returns the version, an old one if it holds the same bundle."""
+    digest = bundle.verify(folder)
+    store = tracking.client()
+    version = version_of(store, model, digest)
+    if version is None:
+        version = _create(store, model, folder, digest, metrics)
+        say(f"register: {model} version {version} is the challenger")
+    else:
+        say(f"register: {model} version {version} holds this bundle already")
+    store.set_registered_model_alias(model, CHALLENGER, version)
+    if alias(store, model, CHAMPION) is None:
+        store.set_registered_model_alias(model, CHAMPION, version)
+        say(f"register: {model} had no champion; version {version} is the first")
+    return version
+
+
+def version_of(store: MlflowClient, model: str, digest: str) -> str | None:
+    """Version of a model that holds the bundle with this digest, or None."""
+    found = store.search_model_versions(f"name = '{model}' and tags.{DIGEST_TAG} = '{digest}'")
+    return str(found[0].version) if found else None
+
+
+def alias(store: MlflowClient, model: str, name: str) -> str | None:
+    """Version that an alias of a model points to, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(store.get_model_version_by_alias(model, name).version)
+    except MlflowException:
+        return None
+
+
+def fetch(store: MlflowClient, model: str, name: str = CHAMPION) -> tuple[Path, str] | None:
+    """Local folder of the bundle behind an alias, and its version; None where there is none."""
+    import mlflow
+
+    version = alias(store, model, name)
+    if version is None:
+        return None
+    at = mlflow.artifacts.download_artifacts(f"models:/{model}/{version}")
+    return Path(at) / "artifacts" / "bundle", version
+
+
+def _create(
+    store: MlflowClient, model: str, folder: Path, digest: str, metrics: Path
+) -> str:
+    """Log the model into its training's run and make a version with all its tags at once."""
+    import mlflow
+
+    weights = json.loads((folder / "provenance.json").read_text())["weights_digest"]
+    run = tracking.run_for(store, model, "weights_digest", weights, {"stage": "register"})
+    with mlflow.start_run(run_id=run):
+        logged = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model=str(Path(__file__).with_name("packaged.py")),
+            artifacts={"bundle": str(folder)},
+            code_paths=[str(ROOT / room) for room in ("trail", "models", "intake")],
+            pip_requirements=_requirements(),
+        )
+    if not store.search_registered_models(f"name = '{model}'"):
+        store.create_registered_model(model)
+    made = store.create_model_version(
+        model, logged.model_uri, run_id=run, tags=_tags(folder, digest, metrics)
+    )
+    return str(made.version)
+
+
+def _tags(folder: Path, digest: str, metrics: Path) -> dict[str, str]:
+    provenance: dict[str, Any] = json.loads((folder / "provenance.json").read_text())
+    lock = Path("dvc.lock")
+    tags = {DIGEST_TAG: digest, **{key: str(value) for key, value in provenance.items()}}
+    if lock.exists():
+        tags["dvc_lock_hash"] = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if metrics.exists():
+        figures = json.loads(metrics.read_text())
+        tags["map_lstm"] = str(figures["map"]["lstm"])
+    tags["params"] = hashlib.sha256((folder / "params.json").read_bytes()).hexdigest()
+    return tags
+
+
+def _requirements() -> list[str]:
+    """Exactly what scoring imports; MLflow would take seconds to guess too much."""
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name)}" for name in ("numpy", "pyarrow", "onnxruntime", "pandas")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Score a file or a folder of scans with the champion: `make score FILE=in OUT=out.csv`.
+
+One row a scan, in input order: the input's row number, `event_id` where given, `epc_code`, the
+five flags, the five scores (0-100, flagged from 50 on), who judged, and the evidence. Rows that
+cannot be read go to a file beside OUT with their reason; read = scored + quarantined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from intake.errors import IntakeError
+from intake.master import read_registry, read_sites
+from intake.read import read_scans
+from intake.table import Intake
+from models.bundle import Bundle, BundleError
+from models.scoring import Scored, registry_that_applies, score
+from pipelines import params, register, tracking
+from pipelines.progress import Progress, say
+from trail.registry import Registry
+from trail.scan import ANOMALIES
+
+SUFFIXES: Final = (".csv", ".parquet")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; see `--help`. Returns 0, or 2 with a message where nothing was scored."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.score", description=__doc__)
+    parser.add_argument("--file", type=Path, required=True, help="CSV, TSV, Parquet, or a folder")
+    parser.add_argument("--out", type=Path, required=True, help="ends in .csv or .parquet")
+    parser.add_argument("--model", help="registered model; its champion judges")
+    parser.add_argument("--bundle", type=Path, help="a bundle folder instead of a registered model")
+    parser.add_argument("--sites", type=Path, help="site master of this installation")
+    parser.add_argument("--registry", type=Path, help="genuine companies and products")
+    parser.add_argument("--zone", help="zone of times that name none")
+    asked = parser.parse_args(argv)
+    try:
+        run(asked)
+    except (IntakeError, BundleError, ValueError, OSError) as error:
+        print(f"score: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Read, judge, write and sum up."""
+    if asked.out.suffix not in SUFFIXES:
+        raise ValueError(f"OUT is {str(asked.out)!r}; let it end in .csv or .parquet")
+    bundle, name = champion(asked.model, asked.bundle)
+    sites = read_sites(asked.sites or bundle.folder / "sites.csv")
+    zone = asked.zone or params.load()["validate"]["zone"]
+    with Progress("read", 100, "%") as step:
+        intake = read_scans(asked.file, sites, zone, _share(step))
+    registry, why = _registry(asked, bundle, intake)
+    say(f"score: {len(intake.scans):,} scans with {name}; {why}")
+    for note in intake.notes:
+        say(f"score: {note}")
+    with Progress("score", len(intake.scans), "scans") as step:
+        scored = score(bundle, intake.scans, intake.sites, registry, step)
+    write(asked.out, intake, scored)
+    beside = quarantine_path(asked.out)
+    if len(intake.quarantine):
+        _replace(beside, lambda path: pyarrow.csv.write_csv(intake.quarantine, path))
+    else:
+        beside.unlink(missing_ok=True)
+    say(summary(asked.out, intake, scored))
+
+
+def _share(step: Callable[[int], object]) -> Callable[[float, int], None]:
+    """Progress of reading, which comes as a share, as whole percent."""
+    shown = 0
+
+    def report(share: float, rows: int) -> None:
+        nonlocal shown
+        now = int(share * 100)
+        step(now - shown)
+        shown = now
+
+    return report
+
+
+def champion(model: str | None, folder: Path | None) -> tuple[Bundle, str]:
+    """The bundle to judge with, and what to call it.
+
+    Raises:
+        BundleError: there is no champion, or the bundle must not be used.
+    """
+    if folder is not None:
+        return Bundle(folder, threads=os.cpu_count() or 1), f"bundle {folder}"
+    name = model or params.load()["register"]["model"]
+    found = register.fetch(tracking.client(), name)
+    if found is None:
+        more = "" if model is None else f" MODEL={model} with the options it needs"
+        raise BundleError(f"{name!r} has no champion yet; train one with: make run{more}")
+    at, version = found
+    return Bundle(at, threads=os.cpu_count() or 1), f"{name} version {version}"
+
+
+def _registry(
+    asked: argparse.Namespace, bundle: Bundle, intake: Intake
+) -> tuple[Registry, str]:
+    """The registry to check against, and a word on it."""
+    if asked.registry is not None:
+        return read_registry(asked.registry), f"registry {asked.registry}"
+    own = bundle.folder / "registry.csv"
+    if asked.sites is not None or not own.exists():
+        return Registry.none(), "no registry: companies and products are not checked"
+    applies = registry_that_applies(read_registry(own), intake.scans, intake.sites)
+    if applies.at_hand:
+        return applies, "the registry it was trained with"
+    return applies, (
+        "most scans lie outside the network it was trained on: its registry does not apply; "
+        "give SITES= and REGISTRY="
+    )
+
+
+def table(intake: Intake, scored: Scored) -> pa.Table:
+    """One row a scan, in input order."""
+    scans = intake.scans
+    columns: dict[str, pa.Array] = {"row": pa.array(scans.row)}
+    if intake.event_id is not None:
+        columns["event_id"] = intake.event_id
+    columns["epc_code"] = scans.codes.text.take(pa.array(scans.epc))
+    for k, name in enumerate(ANOMALIES):
+        columns[name] = pa.array(scored.flag[:, k])
+    for k, name in enumerate(ANOMALIES):
+        columns[f"{name}Score"] = pa.array(np.round(scored.score[:, k].astype(np.float64), 1))
+    columns["source"] = pa.array(scored.source)
+    columns["evidence"] = pa.array(scored.evidence)
+    return pa.table(columns)
+
+
+def write(out: Path, intake: Intake, scored: Scored) -> None:
+    """Write the verdicts; the file appears as a whole or not at all."""
+    rows = table(intake, scored)
+    if out.suffix == ".parquet":
+        _replace(out, lambda path: pq.write_table(rows, path))
+    else:
+        _replace(out, lambda path: pyarrow.csv.write_csv(rows, path))
+
+
+def _replace(path: Path, fill: Callable[[str], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        fill(str(fresh))
+        os.replace(fresh, path)
+
+
+def quarantine_path(out: Path) -> Path:
+    """Where rows that cannot be read go: `verdicts.quarantine.csv` beside `verdicts.csv`."""
+    return out.with_name(f"{out.stem}.quarantine.csv")
+
+
+def summary(out: Path, intake: Intake, scored: Scored) -> str:
+    """What a person wants to know of a scored file."""
+    flagged = scored.flag.any(axis=1)
+    codes = len(np.unique(intake.scans.epc[flagged]))
+    lines = [
+        f"read {intake.read:,} = scored {len(intake.scans):,} + quarantined "
+        f"{len(intake.quarantine):,}",
+        f"flagged {int(flagged.sum()):,} scans of {codes:,} EPCs "
+        f"({flagged.mean() if len(flagged) else 0:.2%} of the scans)",
+    ]
+    for name, count in scored.counts().items():
+        lines.append(f"  {name:<12} {count:>9,}")
+    lines.append(f"verdicts: {out}")
+    if len(intake.quarantine):
+        lines.append(f"not read, with reasons: {quarantine_path(out)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
