@@ -1,26 +1,45 @@
-"""params.yaml: everything that changes a model."""
+"""`params.yaml`: what changes a model."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+
+class ParamsError(KeyError):
+    """The file or a key is missing; the message names it and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
-def load(path: Path = Path("params.yaml")) -> dict[str, Any]:
-    """The parameters of all stages, by stage.
+class Params(dict[str, Any]):
+    """A section; a key that it lacks is an error that names the key and the file."""
+
+    def __init__(self, values: dict[str, Any], where: str, file: str) -> None:
+        """Wrap `values`, which stand at the key `where` of `file`."""
+        super().__init__()
+        self._where, self._file = where, file
+        for name, value in values.items():
+            inner = f"{where}{name}."
+            self[name] = Params(value, inner, file) if isinstance(value, dict) else value
+
+    def __missing__(self, key: str) -> Any:
+        raise ParamsError(f"{self._file} has no key {self._where}{key}; add it")
+
+
+def load(path: str | Path = "params.yaml") -> dict[str, Any]:
+    """Read the parameters.
 
     Raises:
-        FileNotFoundError: there is no such file where the command runs.
+        ParamsError: the file is missing, or is no mapping; later, a key asked for is missing.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; run the stages at the root of the project")
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return dict(found)
+    import yaml
 
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    file = Path(path)
+    if not file.is_file():
+        raise ParamsError(f"{str(path)!r} does not exist; run from the folder that has it")
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ParamsError(f"{str(path)!r} holds no sections; write keys such as validate:")
+    return Params(values, "", str(path))

@@ -333,9 +333,9 @@ def _limits(injected: Block, natural: Block | None, main: str) -> str:
         "- It cannot tell tampering that leaves no trace in the scans: the controls are such.",
         "- It judges codes, places and times only; a genuine code on a false product that travels "
         "as the genuine one would is honest to it.",
-        "- These figures are of a simulated world. In a real network the share of anomalies, the "
-        "noise and the kinds of tampering differ: use precision at your own prevalence, and "
-        "calibrate again on verdicts.",
+        "- The tampering is simulated, and with the default data so is the whole world. In a real "
+        "network the share of anomalies, the noise and the kinds of tampering differ: use "
+        "precision at your own prevalence, and calibrate again on verdicts.",
         "- A first scan has no history: see the figures by place in the trail.",
         "- Alerts are reasons to look, with their evidence; they are no proof against anybody.",
     ]

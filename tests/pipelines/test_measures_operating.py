@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,7 +168,6 @@ def test_a_control_is_compared_with_its_own_operation():
         subtype=np.where(control, 7, -1).astype(np.int16),
         control=control,
         cause=control & sale,
-        evidence=control & sale,
         lot=np.arange(8000) // 80,
     )
     score = (rng.random(8000) + sale).astype(np.float32)
@@ -178,6 +178,9 @@ def test_a_control_is_compared_with_its_own_operation():
     leaked = control_auc(made, score + made.control, 1, 7, 300, 0)
     assert leaked.auc == 1
     assert math.isnan(control_auc(made, score, 1, 8, 300, 0).auc)
+    # From the evidence on it may be told: only what comes before is asked.
+    known = replace(made, evidence=control & sale, cause=control)
+    assert 0.4 < control_auc(known, score + sale, 1, 7, 300, 0).auc < 0.6
 
 
 def test_boxes_are_one_lot_second_and_operation():

@@ -100,7 +100,7 @@ def _tamper(part, rng, number, hardness, answers, natural):
             answers["grade"].append(grade if mine else -1)
             answers["control"].append(control)
             answers["cause"].append(mine)
-            answers["evidence"].append(scan == told)
+            answers["evidence"].append(scan == told and not control)
         return
     part.synthetic[start:end] = True
     part.control[start:end] = control
@@ -108,7 +108,7 @@ def _tamper(part, rng, number, hardness, answers, natural):
     part.subtype[start:end] = subtype
     part.grade[start:end] = grade
     part.cause[cause] = True
-    part.evidence[told] = True
+    part.evidence[told] = not control
     if not control:
         part.target[cause, kind] = np.where(cause >= told, 1, -1)
 
