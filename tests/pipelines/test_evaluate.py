@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
-from dataclasses import fields
+import shutil
+from contextlib import redirect_stdout
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import evaluate, params
-from pipelines.measures.settings import Settings
 from pipelines.measures.summary import summary
 from pipelines.parts import Part, save_part
 from tests.pipelines.test_measures_synthetic import SUBTYPES, make
@@ -35,132 +37,134 @@ def _save(folder: Path, name: str, seed: int):
     return len(made.lot), scores, answers
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with sequences, weights and data; models answer from a table by part size."""
+@dataclass
+class Place:
+    """A folder with sequences, weights and data, and what was logged; two runs were made there."""
+
+    root: Path
+    logged: list
+    first: Path
+    second: Path
+    told: str
+
+    def run(self, out: str, data: str = "data") -> Path:
+        """Evaluate into the folder `out`."""
+        where = self.root / out
+        where.mkdir(exist_ok=True)
+        words = [f"--{name}={self.root / name}" for name in ("sequences", "weights")]
+        assert evaluate.main([*words, f"--data={self.root / data}", f"--out={where}"]) == 0
+        return where
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Models that answer from a table by part size, evaluated twice: a run takes seconds."""
+    root = tmp_path_factory.mktemp("evaluate")
     known = {}
     for name, seed in (("calibration", 1), ("test", 2)):
-        size, scores, answers = _save(tmp_path / "sequences", name, seed)
+        size, scores, answers = _save(root / "sequences", name, seed)
         known[size] = scores
-    pq.write_table(
-        pa.table(
-            {
-                "event_id": answers.event_id,
-                "epc_code": [f"code {i}" for i in answers.event_id],
-                "anomaly": [ANOMALIES[k] if k >= 0 else None for k in answers.anomaly],
-                "subtype": [SUBTYPES[k] if k >= 0 else None for k in answers.subtype],
-                "grade": answers.grade,
-                "control": answers.control,
-                "y_cause": answers.cause,
-                "y_evid": answers.evidence,
-            }
-        ),
-        _folder(tmp_path / "data") / "answers.parquet",
-    )
+    (root / "data").mkdir()
+    pq.write_table(_table(answers), root / "data" / "answers.parquet")
+    (root / "weights").mkdir()
     stored = {model: dict.fromkeys(ANOMALIES, 0.4) for model in ("lstm", "gbm")}
-    (_folder(tmp_path / "weights") / "thresholds.json").write_text(json.dumps(stored))
-    logged = []
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(params, "load", lambda: {"evaluate": SECTION | {"bootstrap": 100}})
-    monkeypatch.setattr(evaluate.predict, "scores", lambda weights, part: known[len(part)])
-    monkeypatch.setattr(evaluate, "subtype_names", lambda: list(SUBTYPES))
-    monkeypatch.setattr(evaluate, "weights_digest", lambda folder: "a" * 64)
-    monkeypatch.setattr(
-        evaluate.tracking, "log_evaluation", lambda *told: logged.append(told), raising=False
+    (root / "weights" / "thresholds.json").write_text(json.dumps(stored))
+    logged, told = [], io.StringIO()
+    tracking = evaluate.tracking
+    section = {"evaluate": SECTION | {"bootstrap": 100}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(params, "load", lambda: section)
+        patch.setattr(evaluate.predict, "scores", lambda weights, part: known[len(part)])
+        patch.setattr(evaluate, "subtype_names", lambda: list(SUBTYPES))
+        patch.setattr(evaluate, "weights_digest", lambda folder: "a" * 64)
+        patch.setattr(tracking, "log_evaluation", lambda *a: logged.append(a), raising=False)
+        made = Place(root, logged, root / "one", root / "two", "")
+        with redirect_stdout(told):
+            made.run("one")
+        made.told = told.getvalue()
+        made.second.mkdir()
+        shutil.copy(made.first / evaluate.HISTORY, made.second)
+        made.run("two")
+        yield made
+
+
+def _table(answers) -> pa.Table:
+    return pa.table(
+        {
+            "event_id": answers.event_id,
+            "epc_code": [f"code {i}" for i in answers.event_id],
+            "anomaly": [ANOMALIES[k] if k >= 0 else None for k in answers.anomaly],
+            "subtype": [SUBTYPES[k] if k >= 0 else None for k in answers.subtype],
+            "grade": answers.grade,
+            "control": answers.control,
+            "y_cause": answers.cause,
+            "y_evid": answers.evidence,
+        }
     )
-    return tmp_path, logged
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def _run(where: Path, out: str = "out") -> Path:
-    (where / out).mkdir(exist_ok=True)
-    words = [f"--{name}={where / name}" for name in ("sequences", "weights", "data")]
-    assert evaluate.main([*words, f"--out={where / out}"]) == 0
-    return where / out
-
-
-def test_everything_is_written_and_logged(place, capsys):
-    where, logged = place
-    out = _run(where)
-    metrics = json.loads((out / "metrics.json").read_text())
+def test_everything_is_written_and_logged(place):
+    metrics = json.loads((place.first / "metrics.json").read_text())
     assert set(metrics["map"]) == set(metrics["map_natural"]) == {"rules", "svm", "gbm", "lstm"}
     assert metrics["vs_rules"]["map_gain"]["low"] > 0
     # Thresholds that lie with the weights are used, the others chosen.
-    assert metrics["injected"]["operating"]["lstm"]["jump"]["threshold"] == 0.4
-    assert metrics["injected"]["operating"]["rules"]["jump"]["threshold"] == 0.5
-    assert metrics["injected"]["operating"]["rules_tuned"]["jump"]["threshold"] != 0.5
+    operating = metrics["injected"]["operating"]
+    assert operating["lstm"]["jump"]["threshold"] == 0.4
+    assert operating["rules"]["jump"]["threshold"] == 0.5
+    assert operating["rules_tuned"]["jump"]["threshold"] != 0.5
     assert "never_injected" in {n for by in metrics["natural"]["subtypes"].values() for n in by}
-    plots = out / "reports" / "plots"
+    plots = place.first / "reports" / "plots"
     assert sorted(p.stem for p in plots.glob("*.png")) == sorted((*PNGS, "recall_natural"))
     assert sorted(p.stem for p in plots.glob("*.csv")) == sorted(CSVS)
-    told = capsys.readouterr().out
-    assert summary(metrics) in told
-    ((weights, seen, folder),) = logged
-    assert (weights, seen, folder) == (where / "weights", metrics, out / "reports")
+    assert summary(metrics) in place.told
+    assert place.logged[0] == (place.root / "weights", metrics, place.first / "reports")
 
 
 def test_the_card_links_plots_that_are_there(place):
-    out = _run(place[0])
-    text = (out / "reports" / "model_card.md").read_text()
+    text = (place.first / "reports" / "model_card.md").read_text()
     links = re.findall(r"\]\((.+?)\)", text)
     assert len(links) == 9
-    assert all((out / "reports" / link).is_file() for link in links)
-    assert str(place[0]) not in text
+    assert all((place.first / "reports" / link).is_file() for link in links)
+    assert str(place.root) not in text
 
 
 def test_the_same_input_gives_the_same_files(place):
-    first, second = (_run(place[0], out) for out in ("one", "two"))
-    names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
-    for name in names:
+    files = [p.relative_to(place.first) for p in place.first.rglob("*") if p.is_file()]
+    assert len(files) == 2 + 1 + len(PNGS) + 1 + len(CSVS)
+    for name in files:
         if name.name != evaluate.HISTORY:
-            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+            assert (place.first / name).read_bytes() == (place.second / name).read_bytes(), name
 
 
 def test_history_grows_by_a_line_an_evaluation(place):
-    out = _run(place[0])
-    _run(place[0])
-    with (out / evaluate.HISTORY).open() as file:
+    with (place.second / evaluate.HISTORY).open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", lines[0]["time_utc"])
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = json.loads((place.second / "metrics.json").read_text())
     assert float(lines[1]["map_lstm"]) == metrics["map"]["lstm"]
     assert float(lines[1]["gain_low"]) == metrics["vs_rules"]["map_gain"]["low"]
     assert lines[0]["weights_digest"] == "a" * 12
 
 
 def test_data_without_answers_have_no_natural_block(place):
-    where, _ = place
-    (where / "data" / "answers.parquet").unlink()
-    out = _run(where)
+    out = place.run("bare", data="elsewhere")
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["map_natural"] == metrics["natural"] == {}
     assert "come without answers" in (out / "reports" / "model_card.md").read_text()
     assert not (out / "reports" / "plots" / "recall_natural.png").exists()
 
 
-def test_names_and_numbers_of_the_answers_are_the_same(place):
-    where, _ = place
-    path = where / "data" / "answers.parquet"
+def test_names_and_numbers_of_the_answers_are_the_same(place, tmp_path):
+    path = place.root / "data" / "answers.parquet"
     by_name = evaluate.read_answers(path)
     columns = pq.read_table(path).to_pydict()
     columns["anomaly"] = [ANOMALIES.index(a) if a else -1 for a in columns["anomaly"]]
     columns["subtype"] = [SUBTYPES.index(s) if s else None for s in columns["subtype"]]
-    pq.write_table(pa.table(columns), path)
-    by_number = evaluate.read_answers(path)
+    pq.write_table(pa.table(columns), tmp_path / path.name)
+    by_number = evaluate.read_answers(tmp_path / path.name)
     for field in fields(by_name):
         assert (getattr(by_name, field.name) == getattr(by_number, field.name)).all()
-
-
-def test_params_of_the_project_are_sound():
-    settings = Settings.read(params.load()["evaluate"])
-    assert settings.bootstrap >= 2000
-    assert settings.betas["locErr"] == 0.5
-    assert settings.betas["jump"] == 2
 
 
 def test_only_evaluate_opens_the_natural_answers():

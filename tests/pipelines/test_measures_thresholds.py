@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
+from pipelines import params
 from pipelines.measures.lots import by_lot, rate_upper, resample
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import NEVER, choose, fpr_upper
@@ -145,3 +148,10 @@ def test_by_lot_counts():
 def test_settings_name_what_is_wrong(change, word):
     with pytest.raises(ValueError, match=word):
         Settings.read(SECTION | change)
+
+
+def test_params_of_the_project_are_sound():
+    settings = Settings.read(params.load(Path(__file__).parents[2] / "params.yaml")["evaluate"])
+    assert settings.bootstrap >= 2000
+    assert settings.betas["locErr"] == 0.5
+    assert settings.betas["jump"] == 2
