@@ -134,6 +134,7 @@ def read_answers(path: Path) -> blocks.Answers | None:
     if not path.exists():
         return None
     columns = pq.read_table(path).to_pydict()
+    size = len(columns["event_id"])
     kinds = {name: k for k, name in enumerate(ANOMALIES)}
     subtypes = {name: k for k, name in enumerate(subtype_names())}
     return blocks.Answers(
@@ -144,6 +145,7 @@ def read_answers(path: Path) -> blocks.Answers | None:
         control=np.array(columns["control"], dtype=bool),
         cause=np.array(columns["y_cause"], dtype=bool),
         evidence=np.array(columns["y_evid"], dtype=bool),
+        blur=np.array(columns.get("blur", [0] * size), dtype=np.int8),
     )
 
 

@@ -125,14 +125,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The natural truth, one row a scan of a trail that the world itself tampered with.
+    """The natural truth, one row a scan that the world's own tampering touched.
 
     Attributes:
         event_id: int64 (m,).
-        anomaly: int8 (m,), column in `ANOMALIES`; -1 for a scan that is no anomaly.
+        anomaly: int8 (m,), column in `ANOMALIES`, also of scans that are only touched; -1 none.
         subtype: int16 (m,), index into the names of the subtypes, -1 unknown.
         grade: int8 (m,).
         control, cause, evidence: bool (m,).
+        blur: int8 (m,), a bit for each type (1 << column) for which the scan is not counted.
     """
 
     event_id: Int64
@@ -142,6 +143,7 @@ class Answers:
     control: Bool
     cause: Bool
     evidence: Bool
+    blur: Int8
 
 
 def scored_target(part: Part) -> Int8:
@@ -162,7 +164,8 @@ def natural(part: Part, scores: Mapping[str, Float32], answers: Answers) -> Bloc
     """The trails that were not injected, with the world's own truth.
 
     A scan of the cause at or after the trail's first evidence is a positive of its type; a scan of
-    the cause before it is not counted for that type; every other scan is honest.
+    the cause before it is not counted for that type, nor is one for the types in its `blur`, which
+    the same tampering may well look like; every other scan is honest.
     """
     trail = _numbered(part.trail)
     kept = ~_trails_with(part.synthetic, trail)
@@ -175,8 +178,13 @@ def natural(part: Part, scores: Mapping[str, Float32], answers: Answers) -> Bloc
     truth.cause[at] = answers.cause[row]
     truth.evidence[at] = answers.evidence[row]
     target = np.zeros((len(trail), len(ANOMALIES)), dtype=np.int8)
+    blurred = (answers.blur[row, None] >> np.arange(len(ANOMALIES))) & 1
+    target[at] = np.where(blurred, -1, 0)
     cause = np.flatnonzero(truth.cause & (truth.anomaly >= 0))
-    known = cause >= first_true(truth.evidence, trail)[trail[cause]]
+    told = first_true(truth.evidence, trail)[trail[cause]]
+    # Scans of one moment are known together, in whichever order they stand.
+    at_us = np.append(part.time_us, np.iinfo(np.int64).max)[told]
+    known = part.time_us[cause] >= at_us
     target[cause, truth.anomaly[cause]] = np.where(known, 1, -1)
     return _block("natural", part, scores, kept, _without(target, truth.control, trail), truth)
 

@@ -99,6 +99,7 @@ def _table(answers) -> pa.Table:
             "control": answers.control,
             "y_cause": answers.cause,
             "y_evid": answers.evidence,
+            "blur": answers.blur,
         }
     )
 

@@ -74,7 +74,11 @@ def test_natural_truth_counts_from_the_evidence(made, natural):
     for at in np.flatnonzero(natural.cause & ~natural.control):
         trail = natural.trail == natural.trail[at]
         told = np.flatnonzero(trail & natural.evidence)[0]
-        assert natural.target[at, natural.anomaly[at]] == (1 if at >= told else -1)
+        kind = natural.anomaly[at]
+        assert natural.target[at, kind] == (1 if at >= told else -1)
+        # The made-up answers blur the next type on each scan of the cause.
+        assert natural.target[at, (kind + 1) % 5] == -1
+        assert natural.target[at, (kind + 2) % 5] == 0
 
 
 def test_controls_are_in_no_block(injected, natural):

@@ -100,6 +100,7 @@ def _tamper(part, rng, number, hardness, answers, natural):
             answers["grade"].append(grade if mine else -1)
             answers["control"].append(control)
             answers["cause"].append(mine)
+            answers["blur"].append(1 << (kind + 1) % 5 if mine else 0)
             answers["evidence"].append(scan == told and not control)
         return
     part.synthetic[start:end] = True
@@ -136,7 +137,8 @@ def _scores(part, rng, hardness):
 
 
 def _columns(answers):
-    kinds = {"event_id": np.int64, "anomaly": np.int8, "subtype": np.int16, "grade": np.int8}
+    kinds = dict.fromkeys(("anomaly", "grade", "blur"), np.int8)
+    kinds |= {"event_id": np.int64, "subtype": np.int16}
     return Answers(**{k: np.array(v, kinds.get(k, bool)) for k, v in answers.items()})
 
 
