@@ -16,8 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trail.epc import HEADER, EpcTable
-from trail.scan import BUSINESS_STEPS, EVENT_TYPES, TIER_NAMES, Int8, Int32, Int64
+from trail.scan import (
+    ANOMALIES,
+    BUSINESS_STEPS,
+    EVENT_TYPES,
+    SECOND_US,
+    TIER_NAMES,
+    Int8,
+    Int32,
+    Int64,
+    Scans,
+)
 from trail.sites import Sites
+from world.subtypes import SUBTYPES
+from world.text import date_number, digits, strings
+from world.truth import Truth
 
 SHELF_LIFE_DAYS: Final = 183
 HUB_TYPE_ENDINGS: Final = (
@@ -33,50 +46,6 @@ HUB_TYPE_ENDINGS: Final = (
     "POS_Sell",
 )
 _DAY_S: Final = 86400
-_CODE_WIDTHS: Final = (3, 7, 7, 6, 8, 9)
-
-
-def digits(value: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint8]:
-    """ASCII digits of numbers, uint8 (n, width), zeros in front."""
-    out = np.empty((len(value), width), dtype=np.uint8)
-    rest = value.astype(np.int64)
-    for column in range(width - 1, -1, -1):
-        rest, digit = np.divmod(rest, 10)
-        out[:, column] = digit + ord("0")
-    return out
-
-
-def strings(characters: npt.NDArray[np.uint8]) -> pa.StringArray:
-    """Rows of ASCII characters as an Arrow string array."""
-    n, width = characters.shape
-    offsets = np.arange(n + 1, dtype=np.int32) * width
-    flat = np.ascontiguousarray(characters)
-    return pa.StringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(flat))
-
-
-def write_codes(
-    company: npt.NDArray[np.int64],
-    product: npt.NDArray[np.int64],
-    lot: npt.NDArray[np.int64],
-    made_day: npt.NDArray[np.int64],
-    serial: npt.NDArray[np.int64],
-) -> pa.StringArray:
-    """EPC codes of their parts; `made_day` in days since 1970."""
-    n = len(serial)
-    parts = (np.full(n, HEADER), company, product, lot, date_number(made_day), serial)
-    dot = np.full((n, 1), ord("."), dtype=np.uint8)
-    blocks: list[npt.NDArray[np.uint8]] = []
-    for part, width in zip(parts, _CODE_WIDTHS, strict=True):
-        blocks += [digits(part, width), dot]
-    return strings(np.concatenate(blocks[:-1], axis=1))
-
-
-def date_number(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Days since 1970 as the number yyyymmdd."""
-    distinct, inverse = np.unique(day, return_inverse=True)
-    text = np.datetime_as_string(distinct.astype("datetime64[D]"))
-    number = np.array([int(t.replace("-", "")) for t in text], dtype=np.int64)
-    return number[inverse] if len(number) else np.zeros(0, dtype=np.int64)
 
 
 def time_text(time_s: Int64) -> pa.DictionaryArray:
@@ -97,13 +66,10 @@ def time_text(time_s: Int64) -> pa.DictionaryArray:
 def scan_table(
     sites: Sites,
     product_names: Mapping[int, str],
-    codes: EpcTable,
-    epc: Int32,
-    site: Int32,
-    op: Int8,
-    time_s: Int64,
+    scans: Scans,
 ) -> pa.Table:
-    """Scans as an export has them, event_id first, in the given order."""
+    """Scans as an export has them, event_id from 1 first, in the given order."""
+    codes, epc, site, op = scans.codes, scans.epc, scans.site, scans.op
     location = np.array([int(i) if i.isdigit() else -1 for i in sites.ids], dtype=np.int64)
     where: pa.Array = pa.array(location[site])
     if (location < 0).any():
@@ -120,9 +86,31 @@ def scan_table(
         "epc_code": pa.DictionaryArray.from_arrays(pa.array(epc), codes.text),
     }
     columns |= _parts(product_names, codes, epc)
-    columns["event_time"] = time_text(time_s)
+    columns["event_time"] = time_text(scans.time_us // SECOND_US)
     columns |= _dates(codes, epc)
     return pa.table(columns)
+
+
+def answer_table(scans: Scans, truth: Truth) -> pa.Table:
+    """One row a scan that tampering touched; event_id as in `scan_table`.
+
+    `y_cause` is false on rows that are there for their `blur` alone.
+    """
+    at = np.flatnonzero(truth.subtype >= 0)
+    anomaly = np.array([int(s.anomaly) for s in SUBTYPES])[truth.subtype[at]]
+    return pa.table(
+        {
+            "event_id": at + 1,
+            "epc_code": scans.codes.text.take(pa.array(scans.epc[at])),
+            "anomaly": pa.array([ANOMALIES[a] for a in anomaly], pa.string()),
+            "subtype": pa.array([SUBTYPES[s].name for s in truth.subtype[at]], pa.string()),
+            "grade": truth.grade[at],
+            "control": truth.control[at],
+            "y_cause": truth.cause[at],
+            "y_evid": truth.evidence[at],
+            "blur": truth.blur[at],
+        }
+    )
 
 
 def _coded(index: npt.NDArray[np.integer], values: tuple[str, ...]) -> pa.DictionaryArray:

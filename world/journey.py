@@ -210,7 +210,9 @@ def _redistribute(ground: Ground, sheet: _Sheet, product: int, rng: np.random.Ge
     heads = np.flatnonzero(rng.random(n) < ground.profile.redistributed_share / 2.0)
     size = rng.integers(1, 4, len(heads))
     head_of = np.repeat(np.arange(len(heads)), size)
-    item = (heads[head_of] + np.concatenate([np.arange(s) for s in size] or [[]])).astype(np.int32)
+    item = (heads[head_of] + np.arange(len(head_of)) - (np.cumsum(size) - size)[head_of]).astype(
+        np.int32
+    )
     inside = item < n
     item, head_of = item[inside], head_of[inside]
     same = sheet.time[item, Op.RETAIL_IN] == sheet.time[heads[head_of], Op.RETAIL_IN]

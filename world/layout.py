@@ -136,7 +136,7 @@ def edges(sites: Sites, rng: np.random.Generator) -> tuple[Int32, Int32, Float64
     """Main edges down the chain, and side edges between neighbours of one tier."""
     tier, region = sites.tier, sites.region
     rows: list[tuple[int, int, float, bool]] = []
-    tiers = {t: np.flatnonzero(tier == t) for t in Tier if t <= Tier.RETAIL}
+    tiers = {t: np.flatnonzero(tier == t).tolist() for t in Tier if t <= Tier.RETAIL}
     for warehouse in tiers[Tier.WMS]:
         for hub, km in _nearest(sites, warehouse, tiers[Tier.HUB], 4):
             rows.append((warehouse, hub, float(np.exp(-km / 200) * rng.uniform(0.6, 1.4)), False))
@@ -161,9 +161,7 @@ def edges(sites: Sites, rng: np.random.Generator) -> tuple[Int32, Int32, Float64
     )
 
 
-def _nearest(
-    sites: Sites, site: int, among: Sequence[int] | npt.NDArray[np.intp], count: int
-) -> list[tuple[int, float]]:
+def _nearest(sites: Sites, site: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
     others = np.asarray(among, dtype=np.int32)
     km = sites.distance_km(np.full(len(others), site, np.int32), others)
     order = np.argsort(km, kind="stable")[:count]

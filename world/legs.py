@@ -37,7 +37,7 @@ def tiers_from_legs(sites: Sites, start: Int32, end: Int32) -> Int8:
         above = tier[start[end == sink]]
         if len(above) and above.max() < Tier.WHOLESALE:
             tier[sink] = above.max() + 1
-    warehouses = np.flatnonzero(tier == Tier.WMS)
+    warehouses = np.flatnonzero(tier == Tier.WMS).astype(np.int32)
     for site in np.flatnonzero(height < 0):
         away = sites.distance_km(np.full(len(warehouses), site, np.int32), warehouses)
         if len(away) and np.nanmin(away) <= FACTORY_NEAR_KM:

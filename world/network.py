@@ -203,10 +203,12 @@ def passable(network: Network, p: int) -> Bool:
 def _warehouses(sites: Sites) -> Int32:
     """The nearest warehouse of each factory, int32 (k,), -1 for other sites."""
     warehouse = np.full(len(sites), -1, dtype=np.int32)
-    places = np.flatnonzero(sites.tier == Tier.WMS)
+    places = np.flatnonzero(sites.tier == Tier.WMS).astype(np.int32)
     if len(places):
         for factory in np.flatnonzero(sites.tier == Tier.FACTORY):
-            away = sites.distance_km(np.full(len(places), factory, np.int32), places)
+            away = sites.distance_km(
+                np.full(len(places), factory, np.int32), places.astype(np.int32)
+            )
             warehouse[factory] = places[int(np.argmin(away))]
     return warehouse
 
@@ -214,8 +216,8 @@ def _warehouses(sites: Sites) -> Int32:
 def _catalogue(seed: int, count: int) -> tuple[Int32, Int32]:
     """Company and product numbers of seven digits, distinct."""
     rng = stream(seed, "catalogue")
-    companies = 8_800_000 + rng.permutation(99_999)[:COMPANIES] + 1
-    products = 1_000_000 + rng.permutation(8_999_999)[:count]
+    companies = _distinct(rng, 8_800_001, 8_899_999, COMPANIES)
+    products = _distinct(rng, 1_000_000, 9_999_999, count)
     owner = companies[np.arange(count) % COMPANIES]
     return owner.astype(np.int32), products.astype(np.int32)
 
@@ -227,3 +229,8 @@ def _goods(registry: pa.Table | None, seed: int) -> tuple[Int32, Int32]:
             np.asarray(registry["epc_product"]).astype(np.int32),
         )
     return _catalogue(seed, PRODUCTS)
+
+
+def _distinct(rng: np.random.Generator, least: int, most: int, count: int) -> npt.NDArray[np.int64]:
+    """Distinct numbers between least and most, in random order."""
+    return rng.choice(most - least + 1, size=count, replace=False, shuffle=True) + least

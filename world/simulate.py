@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime, time
 from itertools import pairwise
 from typing import Final
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trail import epc
-from trail.scan import Float64, Int8, Int32, Int64
+from trail.epc import parse
+from trail.scan import ANOMALIES, SECOND_US, Anomaly, Scans, Tier
 from world import export
 from world.calendar import DAY_S
 from world.ground import Ground
@@ -22,6 +22,10 @@ from world.network import Network, made_up
 from world.observe import Clocks, Noise, record
 from world.profile import DWELL_DAYS, PROFILES
 from world.streams import stream
+from world.subtypes import SUBTYPES
+from world.tampering import Draft, draft, truth_of
+from world.text import write_codes
+from world.truth import Marks
 
 HELD_OUT: Final = {
     "W1": "new seed",
@@ -139,27 +143,6 @@ class World:
     network: Network
 
 
-@dataclass(frozen=True)
-class Honest:
-    """The honest scans of all lots in physical time, before any reader saw them.
-
-    Attributes:
-        epc: int32 (n,), index into codes.
-        site: int32 (n,).
-        op: int8 (n,).
-        time_s: float64 (n,), seconds since 1970.
-        home: int32 (n,), lot index of each scan.
-        codes: the EPC codes, lot by lot.
-    """
-
-    epc: Int32
-    site: Int32
-    op: Int8
-    time_s: Float64
-    home: Int32
-    codes: epc.EpcTable
-
-
 def ground_of(options: Options) -> Ground:
     """The ground that checked options describe, held-out worlds included."""
     profile, seed, held = PROFILES[options.profile], options.seed, options.held_out
@@ -202,62 +185,65 @@ def simulate(options: Options, progress: Progress | None = None) -> World:
     options = options.checked()
     ground = ground_of(options)
     honest = honest_scans(ground, options.lot_count(), progress)
-    sites = ground.network.sites
-    time_s, again, again_s = observed(ground, honest.home, honest.site, honest.op, honest.time_s)
-    which = np.concatenate([np.arange(len(time_s)), again])
-    seen_s = np.concatenate([time_s, again_s])
-    order = np.lexsort((which, seen_s))
-    which, seen_s = which[order], seen_s[order]
-    scans = export.scan_table(
-        sites,
-        _product_names(ground.network),
-        honest.codes,
-        honest.epc[which],
-        honest.site[which],
-        honest.op[which],
-        seen_s,
+    hidden = draft(
+        honest,
+        ground.network.sites,
+        share=options.natural_share / len(ANOMALIES),
+        seed=ground.seed,
+        subtypes=options.natural_subtypes,
+        scope="box" if options.held_out == "W8" else "mix",
+        natural=True,
     )
-    answers = pa.table({})
+    scans, marks = observed(ground, hidden)
+    truth = truth_of(marks, scans.epc, scans.time_us)
+    network = ground.network
+    table = export.scan_table(network.sites, _product_names(network), scans)
     return World(
-        scans, answers, export.site_table(sites), ground.network.registry, options, ground.network
+        table,
+        export.answer_table(scans, truth),
+        export.site_table(network.sites),
+        network.registry,
+        options,
+        network,
     )
 
 
-def honest_scans(ground: Ground, lots: int, progress: Progress | None = None) -> Honest:
-    """Lots 0 to `lots`, each the same however many there are."""
+def honest_scans(ground: Ground, lots: int, progress: Progress | None = None) -> Scans:
+    """Scans of lots 0 to `lots` in physical time, each lot the same however many there are."""
     made: list[Lot] = []
     for index in range(lots):
         made.append(travel(ground, index))
         if progress is not None:
             progress("lots", index + 1, lots)
     sizes = np.array([len(lot.serial) for lot in made])
-    first = np.cumsum(sizes) - sizes
-    codes = export.write_codes(
+    first = (np.cumsum(sizes) - sizes).tolist()
+    codes = write_codes(
         np.repeat([int(ground.network.company[lot.product]) for lot in made], sizes),
         np.repeat([int(ground.network.product[lot.product]) for lot in made], sizes),
         np.repeat([lot.number for lot in made], sizes),
         np.repeat([int(lot.made_s // DAY_S) for lot in made], sizes),
         np.concatenate([lot.serial for lot in made]).astype(np.int64),
     )
-    return Honest(
-        np.concatenate([lot.item + start for lot, start in zip(made, first, strict=True)]).astype(
-            np.int32
-        ),
-        np.concatenate([lot.site for lot in made]),
-        np.concatenate([lot.op for lot in made]),
-        np.concatenate([lot.time_s for lot in made]),
-        np.repeat(np.arange(lots, dtype=np.int32), [len(lot.item) for lot in made]),
-        epc.parse(codes),
+    epc = [lot.item + start for lot, start in zip(made, first, strict=True)]
+    time_s = np.concatenate([lot.time_s for lot in made])
+    return Scans(
+        epc=np.concatenate(epc).astype(np.int32),
+        site=np.concatenate([lot.site for lot in made]),
+        op=np.concatenate([lot.op for lot in made]),
+        time_us=(time_s * SECOND_US).astype(np.int64),
+        row=np.arange(len(time_s)),
+        codes=parse(codes),
     )
 
 
-def observed(
-    ground: Ground, home: Int32, site: Int32, op: Int8, time_s: Float64
-) -> tuple[Int64, npt.NDArray[np.intp], Int64]:
-    """Recorded seconds of scans sorted by home lot, positions read twice, and when again."""
+def observed(ground: Ground, hidden: Draft) -> tuple[Scans, Marks]:
+    """The scans as they were recorded, by recorded time, some of them twice."""
     noise = Noise.of(ground.profile)
-    k = len(ground.network.sites)
+    scans, k = hidden.scans, len(ground.network.sites)
     clocks = Clocks.of(noise, ground.seed, k, ground.start_s, ground.horizon_s)
+    order = np.argsort(hidden.home, kind="stable")
+    home, site, op = hidden.home[order], scans.site[order], scans.op[order]
+    time_s = scans.time_us[order] / SECOND_US
     bounds = np.flatnonzero(np.diff(home, prepend=-1, append=-1))
     seen_s = np.empty(len(site), dtype=np.int64)
     again, again_s = [np.zeros(0, np.intp)], [np.zeros(0, np.int64)]
@@ -266,12 +252,39 @@ def observed(
         seen_s[a:b], twice, second_s = record(site[a:b], op[a:b], time_s[a:b], noise, clocks, rng)
         again.append(twice + a)
         again_s.append(second_s)
-    return seen_s, np.concatenate(again), np.concatenate(again_s)
+    which = np.concatenate([np.arange(len(site)), *again])
+    recorded_s = np.concatenate([seen_s, *again_s])
+    by_time = np.lexsort((op[which], order[which], recorded_s))
+    marks = _marks_of_readings(hidden.marks.take(order), np.concatenate(again))
+    scans = replace(
+        scans.take(order[which[by_time]]),
+        time_us=recorded_s[by_time] * SECOND_US,
+        row=np.arange(len(which)),
+    )
+    return scans, marks.take(by_time)
+
+
+def _marks_of_readings(marks: Marks, again: npt.NDArray[np.intp]) -> Marks:
+    """Marks of the first readings, then of the second ones.
+
+    A second reading of a jump or an inversion is none itself; which it is, is ambiguous.
+    """
+    second = marks.take(again)
+    anomaly = np.array([int(s.anomaly) for s in SUBTYPES])[np.maximum(second.subtype, 0)]
+    once = second.cause & (anomaly >= Anomaly.ORDER)
+    blur = np.where(once, second.blur | (1 << anomaly), second.blur).astype(np.uint8)
+    second = replace(second, cause=second.cause & ~once, known=second.known & ~once, blur=blur)
+    return Marks(
+        **{
+            f.name: np.concatenate([getattr(marks, f.name), getattr(second, f.name)])
+            for f in fields(Marks)
+        }
+    )
 
 
 def _busiest_shop(network: Network) -> int:
     """The retailer that most edges lead to: the one that closes in W6."""
-    retail = network.sites.tier[network.end] == 4
+    retail = network.sites.tier[network.end] == Tier.RETAIL
     flow = np.bincount(network.end[retail & ~network.side], minlength=len(network.sites))
     return int(np.argmax(flow))
 

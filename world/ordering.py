@@ -1,0 +1,110 @@
+"""evtOrderErr: operations recorded in an order in which they cannot have happened."""
+
+from __future__ import annotations
+
+from trail.scan import HOUR_US, Op
+from world.case import DAY_US, DUP, JUMP, LOC, MINUTE_US, ORDER, SECOND_US, Case, Key, Plan
+
+
+def swapped(case: Case) -> Plan | None:
+    """The in and the out of one stay are recorded as each other."""
+    i = case.pick(case.stays())
+    if i is None:
+        return None
+    into, out = case.trail[i], case.trail[i + 1]
+    return Plan(
+        into,
+        move={into: (into[0], into[1], out[2]), out: (out[0], out[1], into[2])},
+        known="last",
+        blur=LOC,
+        blur_next=ORDER | LOC,
+    )
+
+
+def second_inbound(case: Case) -> Plan | None:
+    """Goods that never left are received a second time."""
+    i = case.pick(case.stays())
+    if i is None:
+        return None
+    into, out = case.trail[i], case.trail[i + 1]
+    time = case.slot(into[2], into[0] + 2 * HOUR_US, min(out[0], into[0] + 14 * DAY_US))
+    if time is None:
+        return None
+    return Plan(into, add=[(time, into[1], into[2])], blur=DUP)
+
+
+def _arrives_before_leaving(case: Case, least_us: int, most_us: int) -> Plan | None:
+    i = case.pick(case.legs())
+    if i is None:
+        return None
+    out, into = case.trail[i], case.trail[i + 1]
+    time = case.slot(into[2], out[0] - most_us, out[0] - least_us)
+    if time is None or (i and time <= case.trail[i - 1][0]):
+        return None
+    moved: Key = (time, into[1], into[2])
+    return Plan(
+        out,
+        move={into: moved},
+        cause={out},
+        known="last",
+        blur=JUMP | LOC | DUP,
+        blur_next=JUMP | LOC | ORDER,
+    )
+
+
+def before_leaving(case: Case) -> Plan | None:
+    """Goods are received at the next site one to six hours before they left the last."""
+    return _arrives_before_leaving(case, HOUR_US, 6 * HOUR_US)
+
+
+def just_before_leaving(case: Case) -> Plan | None:
+    """An item is received at the next site 10 to 60 minutes before it left the last."""
+    return _arrives_before_leaving(case, 10 * MINUTE_US, 60 * MINUTE_US)
+
+
+def left_before_arrival(case: Case) -> Plan | None:
+    """Goods leave a site some minutes to hours before they are received there."""
+    stays = [i for i in case.stays() if case.trail[i][2] != Op.WMS_IN]
+    i = case.pick(stays)
+    if i is None:
+        return None
+    into, out = case.trail[i], case.trail[i + 1]
+    gap = int(case.uniform(HOUR_US / 4, 4 * HOUR_US))
+    if case.rng.random() < 0.5:
+        move = {out: (into[0] - gap, out[1], out[2])}
+        if i and move[out][0] <= case.trail[i - 1][0]:
+            return None
+        stays_as_is = into
+    else:
+        move = {into: (out[0] + gap, into[1], into[2])}
+        if i + 2 < len(case.trail) and move[into][0] >= case.trail[i + 2][0]:
+            return None
+        stays_as_is = out
+    return Plan(
+        out if stays_as_is == into else into,
+        move=move,
+        cause={stays_as_is},
+        known="last",
+        blur=LOC | JUMP,
+        blur_next=ORDER | LOC | JUMP,
+    )
+
+
+def below_skew(case: Case) -> Plan | None:
+    """Two items of a run are commissioned in the wrong order, by a second."""
+    first = case.trail[0]
+    if first[2] != Op.AGGREGATION:
+        return None
+    shift = SECOND_US if case.rng.random() < 0.5 else -SECOND_US
+    return Plan(first, move={first: (first[0] + shift, first[1], first[2])}, known="never")
+
+
+def after_sale(case: Case) -> Plan | None:
+    """Sold goods that nobody brought back leave the store room."""
+    last = case.trail[-1]
+    if last[2] != Op.SALE:
+        return None
+    time = case.slot(Op.RETAIL_OUT, last[0] + 3 * HOUR_US, last[0] + 10 * DAY_US)
+    if time is None:
+        return None
+    return Plan(last, add=[(time, last[1], int(Op.RETAIL_OUT))], blur=DUP)

@@ -1,0 +1,260 @@
+"""Tamper with scans, honestly: the same physical layer for hidden and for injected anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trail import epc as codes_of
+from trail.scan import SECOND_US, Int64, Scans
+from trail.sites import Sites
+from world.estimate import estimate
+from world.inject import (
+    Candidate,
+    Edit,
+    Mark,
+    apply,
+    candidates,
+    lot_views,
+    select,
+    sorted_order,
+    wanted_counts,
+)
+from world.observe import Clocks, Noise, record
+from world.streams import stream
+from world.subtypes import NAMES, SUBTYPES, Subtype, chosen
+from world.truth import Marks, Truth, settle
+
+__all__ = ["NAMES", "SUBTYPES", "Draft", "Subtype", "Tampered", "Truth", "draft", "tamper"]
+
+SCOPES: Final = ("item", "box", "mix")
+DEFAULT_NOISE: Final = Noise()
+"""Clock errors only: what was read twice or late was so when it was observed."""
+
+
+@dataclass(frozen=True)
+class Tampered:
+    """Scans after tampering, and the truth about each.
+
+    Attributes:
+        scans: the given scans in their order, less those that tampering prevented, then the added
+            ones (`row` -1).
+        truth: one row a scan.
+    """
+
+    scans: Scans
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Scans after tampering at physical times, before recording.
+
+    Attributes:
+        scans: as in `Tampered`.
+        marks: one row a scan.
+        home: int64 (n,), key of the lot where the case happened, or the scan's own lot.
+        changed: bool (n,), the scan is new or recorded otherwise.
+    """
+
+    scans: Scans
+    marks: Marks
+    home: Int64
+    changed: npt.NDArray[np.bool_]
+
+
+def tamper(
+    scans: Scans,
+    sites: Sites,
+    *,
+    share: float,
+    seed: int,
+    subtypes: Collection[str] | None = None,
+    scope: str = "mix",
+    noise: Noise = DEFAULT_NOISE,
+) -> Tampered:
+    """Tamper with observed scans; lawful edges, leg times and markets are learned from them.
+
+    Args:
+        scans: whole trails of whole lots, in any order.
+        sites: the master they were read with.
+        share: share of EPCs for each of the five anomalies, 0 to 0.15.
+        seed: one random stream for each lot and subtype.
+        subtypes: names of `SUBTYPES`; None is all but those only hidden in worlds.
+        scope: "item" (single items), "box" (whole boxes), or "mix" (mostly items).
+        noise: errors in recording new and changed scans.
+
+    Raises:
+        ValueError: share, scope or a subtype name is not possible.
+    """
+    made = draft(scans, sites, share=share, seed=seed, subtypes=subtypes, scope=scope)
+    time_us = made.scans.time_us.copy()
+    changed = np.flatnonzero(made.changed & ~_read_with_others(made, scans))
+    if len(changed):
+        time_us[changed] = _recorded(made, changed, sites, noise, seed)
+    after = replace(made.scans, time_us=time_us)
+    return Tampered(after, truth_of(made.marks, after.epc, time_us))
+
+
+def draft(
+    scans: Scans,
+    sites: Sites,
+    *,
+    share: float,
+    seed: int,
+    subtypes: Collection[str] | None = None,
+    scope: str = "mix",
+    natural: bool = False,
+) -> Draft:
+    """Tamper at physical times; see `tamper`. With `natural`, hidden subtypes take part."""
+    if not 0.0 <= share <= 0.15:
+        raise ValueError(f"share {share} is out of range; give 0 to 0.15 of the EPCs for each type")
+    if scope not in SCOPES:
+        raise ValueError(f"scope {scope!r} is not known; give one of {', '.join(SCOPES)}")
+    which = chosen(subtypes, natural)
+    if not len(scans) or not which or share == 0:
+        return _applied(scans, np.arange(len(scans)), Edit())
+    order = sorted_order(scans)
+    seen = estimate(scans, sites, order)
+    lots = list(lot_views(scans, order))
+    trails = sum(len(lot.first) - 1 for _, lot in lots)
+    rates, wanted = wanted_counts(trails, which, share)
+    found: list[Candidate] = []
+    starts: dict[int, int] = {}
+    for start, lot in lots:
+        starts[lot.key] = start
+        found += candidates(lot, seen, which, rates, seed, scope)
+    edit = Edit()
+    for case in select(found, seen, wanted):
+        apply(case, starts[case.lot.key], edit, seen.end_us)
+    return _applied(scans, order, edit)
+
+
+def truth_of(marks: Marks, epc: npt.NDArray[np.int32], time: Int64) -> Truth:
+    """The truth at recorded times."""
+    return settle(
+        marks,
+        epc,
+        time,
+        np.array([s.anomaly for s in SUBTYPES]),
+        np.array([s.grade for s in SUBTYPES]),
+        np.array([s.control for s in SUBTYPES]),
+    )
+
+
+def _applied(scans: Scans, order: npt.NDArray[np.intp], edit: Edit) -> Draft:
+    """The scans after the edit; positions of the edit are translated by `order`."""
+    n, codes = len(scans), scans.codes
+    epc, site, op = scans.epc.copy(), scans.site.copy(), scans.op.copy()
+    time = scans.time_us.copy()
+    home = codes.lot_key[epc]
+    base = len(codes)
+    if edit.codes:
+        codes = codes_of.concat(codes, codes_of.parse(pa.array(edit.codes, pa.string())))
+    for position, key in edit.moved.items():
+        at = order[position]
+        time[at], site[at], op[at] = key
+    for position, number in edit.renamed.items():
+        epc[order[position]] = base + number
+    marks = _marks(n, order, edit)
+    keep = np.ones(n, dtype=bool)
+    keep[order[np.array(edit.dropped, dtype=np.int64)]] = False
+    more = edit.added
+    new: dict[str, list[int]] = {
+        "epc": [base + code if code >= 0 else e for e, code, _, _, _ in more],
+        "site": [key[1] for _, _, key, _, _ in more],
+        "op": [key[2] for _, _, key, _, _ in more],
+        "time_us": [key[0] for _, _, key, _, _ in more],
+        "row": [-1] * len(more),
+    }
+    old: dict[str, npt.NDArray] = {
+        "epc": epc,
+        "site": site,
+        "op": op,
+        "time_us": time,
+        "row": scans.row,
+    }
+    columns = {
+        name: np.concatenate([column[keep], np.array(new[name], dtype=column.dtype)])
+        for name, column in old.items()
+    }
+    joined = _join(marks.take(keep), [mark for *_, mark in more])
+    homes = np.concatenate([home[keep], np.array([h for *_, h, _ in more], dtype=np.int64)])
+    return Draft(Scans(codes=codes, **columns), joined, homes, joined.synthetic)
+
+
+def _marks(n: int, order: npt.NDArray[np.intp], edit: Edit) -> Marks:
+    marks = _columns([], n)
+    at = order[np.array(list(edit.marked), dtype=np.int64)]
+    some = _columns(list(edit.marked.values()), 0)
+    for name in ("subtype", "cause", "known", "of_pair", "synthetic", "blur"):
+        getattr(marks, name)[at] = getattr(some, name)
+    return marks
+
+
+def _columns(marks: Sequence[Mark], blank: int) -> Marks:
+    """Marks as columns, after `blank` rows without any."""
+
+    def column(name: str, dtype: type, empty: int) -> npt.NDArray:
+        values: npt.NDArray = np.full(blank + len(marks), empty, dtype=dtype)
+        values[blank:] = [getattr(mark, name) for mark in marks]
+        return values
+
+    return Marks(
+        column("subtype", np.int16, -1),
+        column("cause", np.bool_, 0),
+        column("known", np.bool_, 0),
+        column("of_pair", np.bool_, 0),
+        column("synthetic", np.bool_, 0),
+        column("blur", np.uint8, 0),
+    )
+
+
+def _join(marks: Marks, more: Sequence[Mark]) -> Marks:
+    added = _columns(more, 0)
+    return Marks(
+        **{
+            name: np.concatenate([getattr(marks, name), getattr(added, name)])
+            for name in ("subtype", "cause", "known", "of_pair", "synthetic", "blur")
+        }
+    )
+
+
+def _read_with_others(made: Draft, scans: Scans) -> npt.NDArray[np.bool_]:
+    """Scans at a time and site at which the lot was read: their recorded time is known already."""
+
+    def reading(lot: Int64, site: npt.NDArray[np.int32], time: Int64) -> npt.NDArray[np.uint64]:
+        where = codes_of.mix(time.astype(np.uint64) * np.uint64(65_537) + site.astype(np.uint64))
+        return codes_of.mix(where ^ lot.astype(np.uint64))
+
+    return np.isin(
+        reading(made.home, made.scans.site, made.scans.time_us),
+        reading(scans.lot, scans.site, scans.time_us),
+    )
+
+
+def _recorded(
+    made: Draft, changed: npt.NDArray[np.intp], sites: Sites, noise: Noise, seed: int
+) -> Int64:
+    """Recorded times, microseconds, of the changed scans, lot by lot."""
+    time_s = made.scans.time_us[changed] / SECOND_US
+    clocks = Clocks.of(noise, seed, len(sites), float(time_s.min()), float(time_s.max()))
+    home = made.home[changed]
+    by_home = np.argsort(home, kind="stable")
+    out = np.empty(len(changed), dtype=np.int64)
+    bounds = np.flatnonzero(np.diff(home[by_home], prepend=-1, append=-1))
+    for a, b in pairwise(bounds.tolist()):
+        mine = by_home[a:b]
+        at = changed[mine]
+        rng = stream(seed, "recorded", int(home[mine[0]]))
+        seconds, _, _ = record(
+            made.scans.site[at], made.scans.op[at], time_s[mine], noise, clocks, rng
+        )
+        out[mine] = seconds * SECOND_US
+    return out
