@@ -62,7 +62,7 @@ def read_head(path: Path, wanted: tuple[str, ...] = header.WANTED_COLUMNS) -> He
     """
     with path.open("rb") as file:
         raw = file.read(1 << 20)
-    if not raw.strip():
+    if not raw.removeprefix(b"\xef\xbb\xbf").strip():
         raise IntakeError(f"{path.name} is empty; export the scans again, with their header")
     start = 3 if raw.startswith(b"\xef\xbb\xbf") else 0
     bare_cr = b"\n" not in raw and b"\r" in raw

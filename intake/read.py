@@ -64,7 +64,7 @@ def _notes(intake: Intake) -> list[str]:
     unknown = [site for site, is_known in zip(intake.sites.ids, known, strict=True) if not is_known]
     if unknown and any(known):
         few = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        notes.append(f"{len(unknown)} sites are not in the site master: {few}")
+        notes.append(f"not in the site master, {len(unknown)} of the sites: {few}")
     if intake.repeated:
-        notes.append(f"{intake.repeated} scans repeat an earlier row exactly; they are kept")
+        notes.append(f"kept, {intake.repeated} of the scans: exact repeats of an earlier row")
     return notes

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,7 @@ END_US: Final = int(np.datetime64("2201-01-01", "us").astype(np.int64))
 MISSING_TEXT: Final = ("", "nan", "nat", "none", "null", "<na>", "\\n")
 """What exports write for "nothing", in lower case; `\\N` is PostgreSQL's."""
 
+_RULES_END_US: Final = int(np.datetime64("2037-01-01", "us").astype(np.int64))
 _SHAPES: Final = 64
 _LONGEST: Final = 40
 _CLOCK: Final = r"(?P<h>00?)(?::(?P<m>00)(?::(?P<s>00)(?:[.,](?P<f>0{1,12}))?)?)?"
@@ -119,7 +122,27 @@ def to_utc(local_us: Int64, zone: str) -> Int64:
         raise IntakeError(
             f"time zone {zone!r} is not known ({error}); use an IANA name such as 'Asia/Seoul'"
         ) from error
-    return np.asarray(known.cast(pa.int64()), dtype=np.int64)
+    time_us = np.array(known.cast(pa.int64()), dtype=np.int64)
+    late = np.flatnonzero(local_us >= _RULES_END_US)
+    distinct, inverse = np.unique(local_us[late], return_inverse=True)
+    exact = [_late_to_utc(one, ZoneInfo(zone)) for one in distinct.tolist()]
+    time_us[late] = np.array(exact, dtype=np.int64)[inverse]
+    return time_us
+
+
+def _late_to_utc(local_us: int, zone: tzinfo) -> int:
+    """One local time after 2037, for which Arrow knows no summer time."""
+    wall = datetime(1970, 1, 1) + timedelta(microseconds=local_us)
+    moment = wall.replace(tzinfo=zone).astimezone(UTC)
+    if moment.astimezone(zone).replace(tzinfo=None) != wall:  # in a gap: find where it ends
+        before, after = moment - timedelta(days=1), moment
+        old = before.astimezone(zone).utcoffset()
+        while after - before > timedelta(microseconds=1):
+            middle = before + (after - before) // 2
+            same = middle.astimezone(zone).utcoffset() == old
+            before, after = (middle, after) if same else (before, middle)
+        moment = after
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def check_zone(zone: str) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import warnings
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,24 @@ from pipelines.expectations import ERROR, WARNING, Check, Outcome
 
 _SEVERITY: Final = {ERROR: "critical", WARNING: "warning"}
 _EXAMPLES: Final = 3
+_FOREIGN: Final = re.compile(
+    r"""<script[^>]*src=["']https?:[^>]*>\s*</script>|<link[^>]*href=["']https?:[^>]*>"""
+    r"""|<img[^>]*src=["']https?:[^>]*>|<footer.*?</footer>""",
+    re.DOTALL,
+)
+_BODY: Final = re.compile(r"<body[^>]*>")
+_CLOCK: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
+_STYLE: Final = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 } a { color: #0b57a4 }
+th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem }
+th, td { text-align: left; vertical-align: top }
+.met, .text-success { color: #1a7f37 } .warning, .text-warning { color: #9a6700; font-weight: 600 }
+.failed, .text-danger { color: #b42318; font-weight: 600 }
+.fa-check-circle::before { content: "met" } .fa-times::before { content: "not met" }
+.fa-exclamation-triangle::before { content: "error" }
+.overview ~ * { display: none }
+"""
 _RANDOM: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -139,11 +158,47 @@ class _Quiet:
         self._warnings.__exit__(None, None, None)
 
 
-def settle(docs: Path) -> None:
-    """Replace random identifiers in Data Docs by running numbers, so that pages are alike."""
+def settle(docs: Path, outcomes: list[Outcome], note: str = "") -> None:
+    """Make the pages the same for the same data, whole without a network, and list all outcomes.
+
+    The library's pages take styles and scripts from five hosts, and its index is empty without
+    them. Here they get one small style, and the index gets a note and a table of the outcomes.
+    """
+    run = " ".join(str(path) for path in docs.rglob("*.html"))
     for page in sorted(docs.rglob("*.html")):
-        text = page.read_text(encoding="utf-8")
-        seen = dict.fromkeys(_RANDOM.findall(text))
-        for i, random in enumerate(seen):
+        text = _FOREIGN.sub("", page.read_text(encoding="utf-8"))
+        for i, random in enumerate(dict.fromkeys(_RANDOM.findall(text))):
             text = text.replace(random, f"id-{i}")
+        for clock in set(_CLOCK.findall(text)) - set(_CLOCK.findall(run)):
+            text = text.replace(clock, "-")
+        text = text.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
+        if page == docs / "index.html":
+            head, body = _BODY.split(text, maxsplit=1)
+            text = f"{head}<body>{_overview(docs, outcomes, note)}{body}"
         page.write_text(text, encoding="utf-8")
+
+
+def _overview(docs: Path, outcomes: list[Outcome], note: str) -> str:
+    """A table of all outcomes that links to the library's pages."""
+    lines = []
+    for outcome in outcomes:
+        check = outcome.check
+        pages = sorted((docs / "validations" / check.asset).rglob("*.html"))
+        link = pages[0].relative_to(docs).as_posix() if pages else "#"
+        said = "met" if outcome.success else ("failed" if check.severity == ERROR else "warning")
+        cells = (
+            f'<a href="{link}">{check.asset}</a>',
+            escape(check.name),
+            check.severity,
+            f'<span class="{said}">{said}</span>',
+            f"{outcome.failed:,} of {outcome.rows:,}",
+            escape("; ".join(outcome.examples)),
+            "" if outcome.success else escape(check.remedy),
+        )
+        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    head = ("table", "expectation", "severity", "result", "rows off", "examples", "remedy")
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    return (
+        '<section class="overview"><h1>Are the scans as they should be?</h1>'
+        f"<p>{escape(note)}</p><table><tr>{titles}</tr>{''.join(lines)}</table></section>"
+    )
