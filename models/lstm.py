@@ -85,7 +85,9 @@ def save(network: TrailLSTM, path: Path) -> None:
     """Write the weights as safetensors."""
     from safetensors.torch import save_file
 
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
+    }
     save_file(weights, str(path))
 
 

@@ -59,7 +59,7 @@ def standardised(weights: Path, features: Float32) -> Float32:
     from safetensors.numpy import load_file
 
     arrays = load_file(str(weights / "lstm.safetensors"))
-    return np.clip((features - arrays["mean"]) / arrays["scale"], -8, 8)
+    return np.asarray(np.clip((features - arrays["mean"]) / arrays["scale"], -8, 8))
 
 
 def svm_logits(weights: Path, features: Float32) -> Float32:

@@ -15,7 +15,9 @@ LEVELS: Final = 16
 """A column with at most this many values is categorical: its levels are stored exactly."""
 
 
-def reference(columns: Float32, names: tuple[str, ...], time_us: npt.NDArray[np.int64]) -> dict[str, Any]:
+def reference(
+    columns: Float32, names: tuple[str, ...], time_us: npt.NDArray[np.int64]
+) -> dict[str, Any]:
     """Describe columns of honest scans.
 
     Args:

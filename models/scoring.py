@@ -74,7 +74,7 @@ def score(
         verdicts = bundle.judge(matrix(known, findings), offsets, findings)
         at = trails.order[part]
         result.score[at], result.flag[at] = verdicts.score, verdicts.flag
-        for i in np.flatnonzero(verdicts.flag.any(axis=1) | verdicts.cold):
+        for i in np.flatnonzero(verdicts.flag.any(axis=1) | verdicts.cold).tolist():
             flags = tuple(bool(f) for f in verdicts.flag[i])
             result.source[at[i]] = verdicts.source(i).value
             result.evidence[at[i]] = verdict_sentence(flags, i, known, findings, chunk, sites)

@@ -1,4 +1,4 @@
-"""The default data: made by `world`, pinned by data.dvc. `make data` makes it and checks the hash."""
+"""The default data: made by `world`, pinned by data.dvc; `make data` confirms the hash."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def confirm() -> None:
     status = json.loads(dvc("status", "--json", str(PIN)) or "{}")
     if status:
         raise DataError(
-            f"{DATA}/ is not what {PIN} pins: {json.dumps(status)}. To go back to the default data: "
-            f"make data. To keep what is there: dvc add {DATA}"
+            f"{DATA}/ is not what {PIN} pins: {json.dumps(status)}. To go back to the default "
+            f"data: make data. To keep what is there: dvc add {DATA}"
         )
     say(f"data: {DATA}/ is what {PIN} pins")
 

@@ -1,4 +1,4 @@
-"""Fitting the LSTM: batches by index, early stopping, checkpoints that a killed run resumes from."""
+"""Fitting the LSTM: batches by index, early stopping, checkpoints that a killed run resumes."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def write(fitted: Fitted, out: Path) -> None:
     (out / "curves.csv").write_text("\n".join(lines) + "\n")
 
 
-def validation_ap(
-    network: lstm.TrailLSTM, part: Part, device: torch.device
-) -> dict[str, float]:
+def validation_ap(network: lstm.TrailLSTM, part: Part, device: torch.device) -> dict[str, float]:
     """Average precision by anomaly; NaN where the part holds none."""
     from sklearn.metrics import average_precision_score
 
@@ -154,9 +152,7 @@ class _Resident:
         self._device = device
         self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
 
-    def epoch(
-        self, network: lstm.TrailLSTM, optimiser: torch.optim.Optimizer, epoch: int
-    ) -> float:
+    def epoch(self, network: lstm.TrailLSTM, optimiser: torch.optim.Optimizer, epoch: int) -> float:
         """One pass over the part; the same epoch draws the same batches after a restart."""
         seed = int(self._settings["seed"]) * 100_003 + epoch
         torch.manual_seed(seed)
@@ -171,7 +167,7 @@ class _Resident:
             picked = order[batches[b]]
             loss = self._loss(network, *windows.padded(self._start[picked], self._size[picked]))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             total += loss.detach()

@@ -33,7 +33,7 @@ from trail.rules import judge
 from trail.scan import ANOMALIES, Op, Scans
 from trail.sites import Sites
 from trail.trails import sort
-from world.tampering import Truth, tamper
+from world.tampering import NAMES, SUBTYPES, Truth, tamper
 
 Int64 = npt.NDArray[np.int64]
 
@@ -67,7 +67,7 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
             scans, truth = _inject(parts[name], intake.sites, settings, name, i)
             scans = _number(scans, next_row)
             next_row = max(next_row, int(scans.row.max(initial=-1)) + 1)
-            table = _columns(replace(intake, scans=scans), truth, context, said, ids)
+            table = _columns(_of(intake, scans), truth, context, said, ids)
             pq.write_table(table, out / f"{name}.parquet", compression="zstd", compression_level=1)
             summary["parts"][name] |= _counts(scans, truth)
             step(1, f"{name}: {len(scans):,} scans")
@@ -124,7 +124,8 @@ def split(scans: Scans, shares: dict[str, float]) -> tuple[dict[str, Scans], dic
 
 def commissioned_us(scans: Scans, code: Int64, lots: int) -> Int64:
     """When each lot was commissioned, int64 (lots,): its first commissioning scan, else the
-    manufacture date in its codes, else its first scan."""
+    manufacture date in its codes, else its first scan.
+    """
     never = np.int64(2**62)
     first, born = np.full(lots, never), np.full(lots, never)
     np.minimum.at(first, code, scans.time_us)
@@ -145,15 +146,15 @@ def _day(time_us: int) -> str:
 def _inject(
     scans: Scans, sites: Sites, settings: dict[str, Any], name: str, number: int
 ) -> tuple[Scans, Truth]:
+    """Tamper with a part; training may leave subtypes out, no other part does."""
     share = settings["share_train"] if name == "train" else settings["share"]
     left_out = set(settings["leave_out"]) if name == "train" else set()
-    done = tamper(
-        scans,
-        sites,
-        share=float(share),
-        seed=int(settings["seed"]) + number,
-        without=left_out,
-    )
+    unknown = left_out - set(NAMES)
+    if unknown:
+        raise ValueError(f"label.leave_out has {sorted(unknown)[0]!r}; use names of {NAMES}")
+    wanted = {s.name for s in SUBTYPES if not s.natural_only} - left_out
+    seed = int(settings["seed"]) + number
+    done = tamper(scans, sites, share=float(share), seed=seed, subtypes=wanted)
     return done.scans, done.truth
 
 
@@ -185,11 +186,14 @@ def _columns(
 ) -> pa.Table:
     scans = intake.scans
     target = targets(scans, truth)
-    source = np.where(truth.synthetic, LabelSource.INJECTED, LabelSource.ASSUMED_HONEST)
+    tampered = np.zeros(len(scans.codes), dtype=bool)
+    tampered[scans.epc[truth.subtype >= 0]] = True
+    synthetic = tampered[scans.epc]
+    source = np.where(synthetic, LabelSource.INJECTED, LabelSource.ASSUMED_HONEST)
     event_id = ids.of(scans)
     verdicts.override(said, scans, event_id, target, source)
     weak = _weak_labels(scans, context)
-    table = to_table(replace(intake, event_id=None, file_id=None))
+    table = to_table(intake)
     columns: dict[str, npt.NDArray[np.generic]] = {
         "event_id": event_id,
         "anomaly": truth.anomaly,
@@ -198,7 +202,7 @@ def _columns(
         "control": truth.control,
         "cause": truth.cause,
         "evidence": truth.evidence,
-        "is_synthetic": truth.synthetic,
+        "is_synthetic": synthetic,
         "label_source": source.astype(np.int8),
     }
     for k, name in enumerate(ANOMALIES):
@@ -207,6 +211,10 @@ def _columns(
     for name, column in columns.items():
         table = table.append_column(name, pa.array(column))
     return table
+
+
+def _of(intake: Intake, scans: Scans) -> Intake:
+    return replace(intake, scans=scans, read=len(scans), event_id=None, file_id=None)
 
 
 class EventIds:
@@ -237,7 +245,7 @@ def _weak_labels(scans: Scans, context: Context) -> npt.NDArray[np.float32]:
 def _counts(scans: Scans, truth: Truth) -> dict[str, Any]:
     injected = {}
     for k, name in enumerate(ANOMALIES):
-        mine = (truth.anomaly == k) & truth.synthetic
+        mine = truth.anomaly == k
         injected[name] = len(np.unique(scans.epc[mine]))
     return {"scans": len(scans), "epcs": len(np.unique(scans.epc)), "injected": injected}
 

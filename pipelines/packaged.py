@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 
 
-class Trailwatch(PythonModel):  # type: ignore[misc]
+class Trailwatch(PythonModel):
     """Scores tables of scans with the bundle it was logged with."""
 
     def load_context(self, context: Any) -> None:

@@ -41,7 +41,7 @@ class Part:
         op: int8 (n,), operation.
         anomaly: int8 (n,), type of the tampering that the scan belongs to, -1 none.
         subtype: int16 (n,), index into `world.tampering.SUBTYPES`, -1 none.
-        grade: int8 (n,), 0-3, 4 control, -1 none.
+        grade: int8 (n,), 0-3, -1 for controls and where there is none.
         control: bool (n,), belongs to a tampering that cannot be told.
         cause: bool (n,), the scan is part of the cause.
         evidence: bool (n,), the first scan at which the tampering can be known.

@@ -102,9 +102,7 @@ def fetch(store: MlflowClient, model: str, name: str = CHAMPION) -> tuple[Path, 
     return Path(at) / "artifacts" / "bundle", version
 
 
-def _create(
-    store: MlflowClient, model: str, folder: Path, digest: str, metrics: Path
-) -> str:
+def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics: Path) -> str:
     """Log the model into its training's run and make a version with all its tags at once."""
     import mlflow
 

@@ -93,6 +93,7 @@ def summary(folder: Path, took_s: float) -> str:
         for alias in (register.CHAMPION, register.CHALLENGER)
     }
     option = "" if name == DEFAULT_MODEL else f" MODEL={name}"
+    shown_uri = _shown_uri(tracking.tracking_uri())
     place = folder.relative_to(ROOT) if folder != ROOT else Path(".")
     lines = [
         table(json.loads(Path("metrics.json").read_text())),
@@ -102,7 +103,7 @@ def summary(folder: Path, took_s: float) -> str:
         f"model card   {place / 'reports/model_card.md'}",
         f"plots        {place / 'reports/plots'}",
         f"data docs    {place / 'work/data_docs/index.html'}",
-        f"MLflow UI    .venv/bin/mlflow ui --backend-store-uri {_shown_uri(tracking.tracking_uri())}",
+        f"MLflow UI    .venv/bin/mlflow ui --backend-store-uri {shown_uri}",
         f"next         make score FILE=your_scans.csv OUT=verdicts.csv{option}",
         f"             all up to date in {took_s:.0f} s",
     ]

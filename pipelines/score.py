@@ -107,9 +107,7 @@ def champion(model: str | None, folder: Path | None) -> tuple[Bundle, str]:
     return Bundle(at, threads=os.cpu_count() or 1), f"{name} version {version}"
 
 
-def _registry(
-    asked: argparse.Namespace, bundle: Bundle, intake: Intake
-) -> tuple[Registry, str]:
+def _registry(asked: argparse.Namespace, bundle: Bundle, intake: Intake) -> tuple[Registry, str]:
     """The registry to check against, and a word on it."""
     if asked.registry is not None:
         return read_registry(asked.registry), f"registry {asked.registry}"
@@ -165,7 +163,7 @@ def quarantine_path(out: Path) -> Path:
 
 def summary(out: Path, intake: Intake, scored: Scored) -> str:
     """What a person wants to know of a scored file."""
-    flagged = scored.flag.any(axis=1)
+    flagged = np.asarray(scored.flag.any(axis=1))
     codes = len(np.unique(intake.scans.epc[flagged]))
     lines = [
         f"read {intake.read:,} = scored {len(intake.scans):,} + quarantined "

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE: Final = "mlflow.db"
 DEFAULT_ARTIFACTS: Final = "mlartifacts"
+HEADLINE: Final = (
+    "map",
+    "map_natural",
+    "ap",
+    "recall_at_fpr1",
+    "specificity",
+    "f1",
+    "accuracy",
+    "fpr_upper95",
+    "vs_rules",
+)
+"""Sections of metrics.json that a run carries as metrics; the rest is in the attached card."""
 
 
 def home() -> Path:
@@ -54,7 +66,10 @@ def experiment(name: str, store: MlflowClient) -> str:
 def find_run(store: MlflowClient, name: str, tag: str, value: str) -> str | None:
     """Id of the latest run of a model with this tag, or None."""
     runs = store.search_runs(
-        [experiment(name, store)], f"tags.{tag} = '{value}'", max_results=1, order_by=["start_time DESC"]
+        [experiment(name, store)],
+        f"tags.{tag} = '{value}'",
+        max_results=1,
+        order_by=["start_time DESC"],
     )
     return str(runs[0].info.run_id) if runs else None
 
@@ -67,6 +82,33 @@ def run_for(store: MlflowClient, name: str, tag: str, value: str, tags: Mapping[
         return found
     run = store.create_run(experiment(name, store), tags={**tags, tag: value})
     return str(run.info.run_id)
+
+
+def log_evaluation(weights: Path, metrics: Mapping[str, Any], reports: Path) -> None:
+    """Attach an evaluation to the run that trained these weights: headline figures, plots, card.
+
+    Args:
+        weights: the weights folder; its digest names the run.
+        metrics: the tree of metrics.json.
+        reports: folder with `plots/` and `model_card.md`.
+    """
+    import time
+
+    from mlflow.entities import Metric
+
+    from models import bundle
+    from pipelines import params
+
+    store, digest = client(), bundle.verify(weights)
+    name = params.load()["register"]["model"]
+    run = run_for(store, name, "weights_digest", digest, {"stage": "evaluate"})
+    now = int(time.time() * 1000)
+    headline = {key: metrics[key] for key in HEADLINE if isinstance(metrics.get(key), Mapping)}
+    figures = {k: v for k, v in flat(headline).items() if isinstance(v, int | float)}
+    items = [Metric(key, float(value), now, 0) for key, value in figures.items()]
+    store.log_batch(run, metrics=items)
+    store.log_artifacts(run, str(reports), "evaluation")
+    store.set_terminated(run)
 
 
 def git_commit() -> str:

@@ -24,6 +24,7 @@ from models import bundle, gbm, oneclass, predict
 from models.calibration import Calibration
 from models.reference import reference
 from pipelines import fitting, params, tracking
+from pipelines.measures.blocks import scored_target
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
 from pipelines.parts import Part, load_part
@@ -55,9 +56,7 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     say(f"train: {len(learned):,} scans to learn from, {len(held):,} to stop on")
-    network = fitting.fit(
-        learned, held, settings["train"], asked.checkpoints / key[:16], run.epoch
-    )
+    network = fitting.fit(learned, held, settings["train"], asked.checkpoints / key[:16], run.epoch)
     fitting.write(network, out)
     _baselines(learned, held, settings["train"], out)
     _calibrate(load_part(asked.sequences, "calibration"), settings, out)
@@ -118,9 +117,7 @@ class Run:
         self._store.set_terminated(self.id)
 
 
-def _baselines(
-    learned: Part, held: Part, settings: Mapping[str, Any], out: Path
-) -> None:
+def _baselines(learned: Part, held: Part, settings: Mapping[str, Any], out: Path) -> None:
     with Progress("gradient boosting", len(ANOMALIES), "models") as step:
         gbm.fit(
             learned.features,
@@ -133,21 +130,23 @@ def _baselines(
         )
     honest = (learned.target == 0).all(axis=1)
     oneclass.fit(
-        predict.standardised(out, learned.features[honest]), settings["svm"], out / "svm.safetensors"
+        predict.standardised(out, learned.features[honest]),
+        settings["svm"],
+        out / "svm.safetensors",
     )
 
 
 def _calibrate(part: Part, settings: Mapping[str, Any], out: Path) -> None:
     """Probabilities and thresholds of every model, from the calibration part."""
-    measure = Settings.read(settings["evaluate"])
+    measure, target = Settings.read(settings["evaluate"]), scored_target(part)
     calibration, chosen = {}, {}
     found: dict[str, npt.NDArray[np.float32]] = {"rules": part.rules / np.float32(100)}
     for name, logits in predict.logits(out, part).items():
-        fitted = Calibration.fit(logits, part.target)
+        fitted = Calibration.fit(logits, target)
         calibration[name] = fitted.to_json()
         found[name] = fitted(logits)
     for name, score in found.items():
-        chosen[name] = choose(score, part.target, part.lot, measure).value
+        chosen[name] = choose(score, target, part.lot, measure).value
     _write_json(out / "calibration.json", calibration)
     _write_json(out / "thresholds.json", chosen)
 
@@ -158,7 +157,8 @@ def _context(asked: argparse.Namespace, out: Path, settings: Mapping[str, Any]) 
     for name in ("sites.csv", "registry.csv"):
         if (asked.validated / name).exists():
             shutil.copyfile(asked.validated / name, out / name)
-    _write_json(out / "params.json", settings)
+    made_by = {name: settings[name] for name in ("label", "sequence", "train", "evaluate")}
+    _write_json(out / "params.json", made_by)
 
 
 def _reference(part: Part, out: Path) -> None:

@@ -138,14 +138,22 @@ def _copy_data(fresh: Path, sources: Sources) -> None:
         shutil.copytree(sources.data, fresh / "scans", dirs_exist_ok=True)
     else:
         shutil.copy2(sources.data, fresh / "scans")
-    for name, path in (("sites", sources.sites), ("registry", sources.registry), ("legs", sources.legs)):
+    for name, path in (
+        ("sites", sources.sites),
+        ("registry", sources.registry),
+        ("legs", sources.legs),
+    ):
         if path is not None:
             shutil.copyfile(path, fresh / f"{name}{path.suffix}")
 
 
 def _simulate(fresh: Path, sources: Sources) -> None:
     options = ["--profile", "installation", "--seed", "7"]
-    for name, path in (("sites", sources.sites), ("legs", sources.legs), ("registry", sources.registry)):
+    for name, path in (
+        ("sites", sources.sites),
+        ("legs", sources.legs),
+        ("registry", sources.registry),
+    ):
         if path is not None:
             options += [f"--{name}", str(path)]
     subprocess.run([sys.executable, "-m", "world", "--out", str(fresh), *options], check=True)

@@ -141,8 +141,7 @@ def parse(codes: pa.StringArray) -> EpcTable:
 def concat(first: EpcTable, second: EpcTable) -> EpcTable:
     """Both tables, one after the other; a code that stands in both keeps two rows."""
     columns = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in _COLUMNS
+        name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS
     }
     return EpcTable(text=pa.concat_arrays([first.text, second.text]), **columns)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -204,10 +204,10 @@ def facts_of(
 
 def _tier_mismatch(scans: Scans, sites: Sites) -> Bool:
     tier = sites.tier[scans.site]
-    return (tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op])
+    return np.asarray((tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op]))
 
 
-def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, npt.NDArray[np.generic]]:
+def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, Any]:
     """Facts of a scan and the one before it (and, for clones, the one before that)."""
     has = previous >= 0
     before = np.where(has, previous, 0)
@@ -248,9 +248,7 @@ def _km(scans: Scans, start: Index, valid: Bool, sites: Sites) -> tuple[Float32,
     return np.where(known, km, np.float32(0)), known
 
 
-def _of_trail(
-    scans: Scans, starts: Bool, previous: Index
-) -> dict[str, npt.NDArray[np.generic]]:
+def _of_trail(scans: Scans, starts: Bool, previous: Index) -> dict[str, Any]:
     """Facts of a scan and all earlier scans of its trail."""
     n = len(scans)
     heads = np.flatnonzero(starts)
@@ -287,9 +285,7 @@ def _last_before(event: Bool) -> Index:
     return np.concatenate([[-1], running[:-1]])[: len(event)]
 
 
-def _repeats(
-    scans: Scans, position: Int64
-) -> tuple[Int64, npt.NDArray[np.float64]]:
+def _repeats(scans: Scans, position: Int64) -> tuple[Int64, npt.NDArray[np.float64]]:
     """Earlier scans with the same operation, and seconds since the same one at the same site."""
     count = np.zeros(len(scans), dtype=np.int64)
     gap_s = np.full(len(scans), -1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from trail.trails import Trails, sort
 VERSION: Final = 1
 """Changes whenever a feature changes its meaning; a bundle of another version is refused."""
 
-Column = npt.NDArray[np.generic]
+Column = npt.NDArray[Any]
 
 
 def _log(value: Column) -> Column:

@@ -118,9 +118,7 @@ def mates(scans: Scans, previous: Index, table: LotTable | None = None) -> Mates
     """
     if table is None:
         one = np.ones(len(scans), np.int64)
-        counted, group, move = _aggregate(
-            _Occurrences.of_scans(scans, one), _steps(previous, one)
-        )
+        counted, group, move = _aggregate(_Occurrences.of_scans(scans, one), _steps(previous, one))
     else:
         none = np.zeros(len(scans), np.int64)
         occurrences = _Occurrences.of_table(table).then(_Occurrences.of_scans(scans, none))
@@ -309,7 +307,7 @@ def _departures(table: LotTable) -> tuple[Int64, Int64, npt.NDArray[np.float64]]
     run = _running(table.moved[order], _changes(start, site))
     here = np.empty_like(run)
     here[order] = run[_last_of_run(_changes(start, site, time_sorted))]
-    return departed, here, (time_us - first_us) * 1e-6
+    return departed, here, np.asarray((time_us - first_us) * 1e-6, dtype=np.float64)
 
 
 def _commissioning(

@@ -88,9 +88,12 @@ class Network:
         """The network that `to_json` wrote."""
 
         def times(of: Mapping[str, Sequence[float]]) -> StepTimes:
-            integers = {name: np.array(of[name], dtype=np.int64) for name in ("key", "n")}
-            floats = ("center", "spread", "low_h", "high_h")
-            return StepTimes(**integers, **{name: np.array(of[name], float) for name in floats})
+            types: dict[str, type] = {"key": np.int64, "n": np.int64}
+            columns: dict[str, Any] = {
+                f.name: np.array(of[f.name], dtype=types.get(f.name, np.float64))
+                for f in fields(StepTimes)
+            }
+            return StepTimes(**columns)
 
         return cls(
             site_ids=tuple(value["site_ids"]),
@@ -286,7 +289,7 @@ def _step_times(key: Int64, hours: npt.NDArray[np.float64], at_least: int) -> St
     heads, n = heads[n >= at_least], n[n >= at_least]
 
     def quantile(q: float) -> npt.NDArray[np.float64]:
-        return hours[heads + np.round(q * (n - 1)).astype(np.int64)]
+        return np.take(hours, heads + np.round(q * (n - 1)).astype(np.int64))
 
     center = np.log1p(quantile(0.5))
     spread = (np.log1p(quantile(0.84)) - np.log1p(quantile(0.16))) / 2

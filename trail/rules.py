@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trail.epc import Fault, fault_sentence
 from trail.facts import Facts
-from trail.scan import ANOMALIES, EVENT_TYPES, OP_DIRECTION, Bool, Float32, Int8, Op, Scans
+from trail.scan import EVENT_TYPES, OP_DIRECTION, Bool, Float32, Int8, Op, Scans
 from trail.sites import Sites
 
 FLAG: Final = 50.0
@@ -280,9 +280,7 @@ _SENTENCE: Final = {
     Reason.TWICE: "{op} at {here} a second time in a row, {gap} apart.",
     Reason.LEFT_LATE: "Left {here} {gap} after it had been seen further down, at {was}.",
     Reason.TOO_FAST: "Arrived {km} away {gap} after the previous scan: {speed}.",
-    Reason.BELOW_ROUTE: (
-        "Arrived {gap} after it left {was}; this route takes {low} to {high}."
-    ),
+    Reason.BELOW_ROUTE: ("Arrived {gap} after it left {was}; this route takes {low} to {high}."),
 }
 
 
@@ -300,5 +298,3 @@ def duration(seconds: float) -> str:
             return f"{text} {unit}{'' if text == '1' else 's'}"
     text = f"{seconds:.0f}"
     return f"{text} second{'' if text == '1' else 's'}"
-
-

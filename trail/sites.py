@@ -83,7 +83,7 @@ class Sites:
         """Great-circle distance, km, float32; NaN where a site has no coordinates."""
         if self._distance is not None:
             flat = start.astype(np.int64) * len(self) + end
-            return self._distance.ravel()[flat]
+            return np.take(self._distance, flat)
         return haversine_km(
             self.latitude[start], self.longitude[start], self.latitude[end], self.longitude[end]
         ).astype(np.float32)

@@ -87,9 +87,7 @@ def _rank_of_codes(scans: Scans) -> Int32:
     return rank
 
 
-def _sort_again(
-    scans: Scans, scan_rank: Int32, order: Index, same: Bool, step: Int64
-) -> Index:
+def _sort_again(scans: Scans, scan_rank: Int32, order: Index, same: Bool, step: Int64) -> Index:
     """Sort only the trails that are out of time order or have ties; most inputs have few."""
     ranked = scan_rank[order]
     wrong = np.zeros(int(scan_rank.max()) + 1, dtype=bool)

@@ -293,7 +293,7 @@ def test_every_reason_has_a_case():
 
 
 def busy_network():
-    """Two chains side by side, so that edges between them and far markets are known to be unused."""
+    """Two chains side by side: edges between them, and far markets, are known to be unused."""
     far = {HUB: HUB_FAR, WHOLESALE: WHOLESALE_FAR, RETAIL: RETAIL_FAR}
     other = [(op, far.get(site, site), seconds) for op, site, seconds in HONEST]
     second = code().replace("1293291", "1293292")
