@@ -112,7 +112,7 @@ def _text_rows(file: Path, head: delimited.Head) -> list[list[str]]:
             continue
         if len(row) != len(head.names):
             raise IntakeError(
-                f"{file.name}, row {len(rows)}: {len(row)} fields where the header has "
+                f"{file.name}, row {len(rows)}: {len(row)} field(s) where the header has "
                 f"{len(head.names)}; correct the row {head.delimiter.join(row)[:200]!r}"
             )
         rows.append(row)

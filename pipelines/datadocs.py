@@ -116,6 +116,7 @@ def _outcome(check: Check, result: Any, rows: int) -> Outcome:
     count = found.get("unexpected_count")
     failed = int(count) if count is not None else int(not result.success)
     examples = dict.fromkeys(_shown(v) for v in found.get("partial_unexpected_list") or ())
+    examples.pop("nan", None)
     if count is None and not result.success:
         examples = {f"observed {found.get('observed_value')}": None}
     return Outcome(check, bool(result.success), failed, rows, tuple(examples)[:_EXAMPLES])

@@ -31,7 +31,7 @@ class Limits:
             behind the newest manufacture.
         max_unknown_site_share: more scans than this at sites that the master lacks: it is
             another installation's master.
-        sample_rows: more scans than this are checked on an even sample.
+        sample_rows: more scans than this are checked on a random sample.
     """
 
     max_unreadable_share: float
@@ -299,7 +299,8 @@ def freshness(intake: Intake) -> dict[str, float]:
 def _sample(n: int, limits: Limits) -> np.ndarray[Any, np.dtype[np.int64]]:
     if n <= limits.sample_rows:
         return np.arange(n, dtype=np.int64)
-    return np.linspace(0, n - 1, limits.sample_rows).astype(np.int64)
+    # at random, for rows come in patterns that every k-th row would follow; the seed is fixed
+    return np.sort(np.random.default_rng(0).choice(n, limits.sample_rows, replace=False))
 
 
 def _unreadable(intake: Intake) -> np.ndarray[Any, np.dtype[np.object_]]:

@@ -102,9 +102,10 @@ def check(intake: Intake, limits: Limits, has_master: bool, docs: Path) -> list[
     newest = int(intake.scans.time_us.max()) if len(intake.scans) else 0
     run_time = dt.datetime.fromtimestamp(newest // 1_000_000, dt.UTC)
     outcomes = datadocs.run(held, expectations.tables(intake, limits), docs, run_time)
+    chosen = ", chosen at random" if len(intake.scans) > limits.sample_rows else ""
     note = (
         f"{intake.read:,} rows read = {len(intake.scans):,} scans + {len(intake.quarantine):,} "
-        f"quarantined; {min(len(intake.scans), limits.sample_rows):,} scans checked, evenly chosen."
+        f"quarantined; {min(len(intake.scans), limits.sample_rows):,} scans checked{chosen}."
     )
     datadocs.settle(docs, outcomes, note)
     return outcomes
