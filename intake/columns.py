@@ -31,6 +31,10 @@ Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 
 _OPS: Final = {name.lower(): op for op, name in enumerate(EVENT_TYPES)}
+_TEXT_FAULTS: Final = {
+    TextFault.MISSING: "{} is empty",
+    TextFault.UNDECODABLE: "{} holds bytes that are not UTF-8",
+}
 _NO_SITES: Final = Sites.of([], [], [], [], [])
 
 
@@ -93,8 +97,9 @@ class Collector:
         good &= (op[kind.place] >= 0) & (kind.fault[kind.place] == 0) & (time_fault == 0)
         if not good.all():
             rows = np.flatnonzero(~good)
-            reasons = _Reasons(block, code, place, kind, op, time_fault)
-            self.bad.append(_bad_rows(file, block, rows, [reasons.of(i) for i in rows.tolist()]))
+            texts = {"epc_code": code, "location_id": place, "event_type": kind}
+            reasons = _reasons(block, rows, texts, op, time_fault)
+            self.bad.append(_bad_rows(file, block, rows, reasons))
         self._keep(block, good, first, code, self._site(place, good), op[kind.place], time_us)
 
     def finish(self) -> Intake:
@@ -184,46 +189,39 @@ class Collector:
             self.name_of[i] = named.values[int(named.place[row])].as_py()
 
 
-class _Reasons:
-    """Why a row of a block is bad, in words."""
+def _reasons(
+    block: Block,
+    rows: Int64,
+    texts: dict[str, Coded],
+    op: npt.NDArray[np.int8],
+    time_fault: npt.NDArray[np.int8],
+) -> list[str]:
+    """Why each of some rows of a block is bad, in words: all that is wrong with it."""
+    said: list[list[str]] = [[] for _ in rows]
+    for name, column in texts.items():
+        wrong = {i: _TEXT_FAULTS[f].format(name) for i, f in enumerate(column.fault.tolist()) if f}
+        if name == "event_type":
+            for i in np.flatnonzero((op < 0) & (column.fault == 0)).tolist():
+                wrong[i] = f"event_type {column.values[i].as_py()!r} is no known operation"
+        for reasons, place in zip(said, column.place[rows].tolist(), strict=True):
+            if place in wrong:
+                reasons.append(wrong[place])
+    late = np.flatnonzero(time_fault[rows])
+    raw = shown(block.columns["event_time"], rows[late], "event_time")
+    undecoded = _undecoded(block.columns["event_time"], rows[late])
+    for i, fault, text, wrong_bytes in zip(
+        late.tolist(), time_fault[rows[late]].tolist(), raw, undecoded, strict=True
+    ):
+        if wrong_bytes:
+            said[i].append(_TEXT_FAULTS[TextFault.UNDECODABLE].format("event_time"))
+        else:
+            said[i].append(times.reason(fault, text or ""))
+    return ["; ".join(reasons) for reasons in said]
 
-    def __init__(
-        self,
-        block: Block,
-        code: Coded,
-        place: Coded,
-        kind: Coded,
-        op: npt.NDArray[np.int8],
-        time_fault: npt.NDArray[np.int8],
-    ) -> None:
-        self.text = {"epc_code": code, "location_id": place, "event_type": kind}
-        self.op = op
-        self.time_fault = time_fault
-        self.time = block.columns["event_time"]
-        holds_text = pa.types.is_string(self.time.type) or pa.types.is_binary(self.time.type)
-        wrong = undecodable(plain(self.time, "event_time")) if holds_text else None
-        self.time_wrong = wrong if wrong is not None else np.zeros(len(time_fault), dtype=bool)
 
-    def of(self, row: int) -> str:
-        """All that is wrong with a row."""
-        said = []
-        for name, column in self.text.items():
-            fault = column.fault[column.place[row]]
-            if fault == TextFault.MISSING:
-                said.append(f"{name} is empty")
-            elif fault == TextFault.UNDECODABLE:
-                said.append(f"{name} holds bytes that are not UTF-8")
-        kind = self.text["event_type"]
-        if not kind.fault[kind.place[row]] and self.op[kind.place[row]] < 0:
-            value = kind.values[int(kind.place[row])].as_py()
-            said.append(f"event_type {value!r} is no known operation")
-        if self.time_wrong[row]:
-            said.append("event_time holds bytes that are not UTF-8")
-        elif self.time_fault[row]:
-            rows = np.array([row], dtype=np.int64)
-            raw = shown(self.time, rows, "event_time")[0] or ""
-            said.append(times.reason(int(self.time_fault[row]), raw))
-        return "; ".join(said)
+def _undecoded(column: pa.Array, rows: Int64) -> list[bool]:
+    wrong = undecodable(plain(column.take(pa.array(rows)), "event_time"))
+    return [False] * len(rows) if wrong is None else wrong.tolist()
 
 
 def repeated(scans: Scans) -> int:
