@@ -54,6 +54,8 @@ def fit(
         "learning_rate": settings["learning_rate"],
         "num_leaves": settings["leaves"],
         "min_data_in_leaf": settings["min_leaf"],
+        # Anomalies are so rare that leaves of next to no weight would blow up the scores.
+        "min_sum_hessian_in_leaf": settings["min_weight"],
         "feature_fraction": settings["feature_share"],
         "bagging_fraction": settings["row_share"],
         "bagging_freq": 1,

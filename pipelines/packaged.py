@@ -28,8 +28,11 @@ class Trailwatch(PythonModel):
         listed = folder / "registry.csv"
         self.registry = read_registry(listed) if listed.exists() else Registry.none()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
-        """Verdicts on the readable rows of a DataFrame, in its order."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """Verdicts on the readable rows of a DataFrame, in its order.
+
+        Without type hints: MLflow would take them for a schema of the input.
+        """
         import pandas as pd
         import pyarrow as pa
 
