@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -123,14 +124,30 @@ def _coded(index: npt.NDArray[np.integer], values: tuple[str, ...]) -> pa.Dictio
 def _hub_type(sites: Sites, site: Int32, op: Int8) -> pa.DictionaryArray:
     key = site.astype(np.int64) * len(EVENT_TYPES) + op
     distinct, inverse = np.unique(key, return_inverse=True)
-    words = [
+    words = tuple(
         f"{sites.names[k // 10].split(' ')[0][:3].upper()}{sites.ids[k // 10]}_"
         f"{HUB_TYPE_ENDINGS[k % 10]}"
         for k in distinct.tolist()
-    ]
-    return pa.DictionaryArray.from_arrays(
-        pa.array(inverse.astype(np.int32)), pa.array(words, pa.string())
     )
+    return _coded(inverse, words)
+
+
+def in_order_of_appearance(scans: Scans) -> Scans:
+    """The same scans; their table has only codes that occur, in the order in which they do."""
+    used, first, inverse = np.unique(scans.epc, return_index=True, return_inverse=True)
+    by_first = np.argsort(first, kind="stable")
+    rank = np.empty(len(used), dtype=np.int32)
+    rank[by_first] = np.arange(len(used), dtype=np.int32)
+    return replace(scans, epc=rank[inverse], codes=rows(scans.codes, used[by_first]))
+
+
+def rows(codes: EpcTable, index: npt.NDArray[np.integer]) -> EpcTable:
+    """The rows of a table of codes at `index`."""
+    columns = {
+        name: getattr(codes, name)[index]
+        for name in ("company", "product", "lot", "serial", "made_day", "fault", "lot_key")
+    }
+    return EpcTable(text=codes.text.take(pa.array(index)), **columns)
 
 
 def _parts(product_names: Mapping[int, str], codes: EpcTable, epc: Int32) -> dict[str, pa.Array]:

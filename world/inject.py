@@ -58,7 +58,7 @@ class Edit:
         renamed: position -> new code.
         added: (EPC or -1, new code or -1, key, home lot, marks).
         marked: position -> marks.
-        codes: texts of forged codes.
+        codes: forged codes, numbered.
     """
 
     moved: dict[int, Key] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Edit:
     renamed: dict[int, int] = field(default_factory=dict)
     added: list[tuple[int, int, Key, int, Mark]] = field(default_factory=list)
     marked: dict[int, Mark] = field(default_factory=dict)
-    codes: list[str] = field(default_factory=list)
+    codes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -149,7 +149,7 @@ def candidates(
     chance = stream(seed, "how many", lot.key).random((len(SUBTYPES), 2))
     for i in subtypes:
         for boxes in (False, True):
-            share = _box_share(i, scope) if boxes else 1.0 - _box_share(i, scope)
+            share = _share(i, boxes, scope)
             wanted = SUBTYPES[i].candidates * rates[i] * trails * share
             size = lot.box_size() if boxes else 1
             count = int(wanted / size + chance[i, int(boxes)])
@@ -163,14 +163,15 @@ def candidates(
                     yield made
 
 
-def _box_share(subtype: int, scope: str) -> float:
-    """Share of a subtype's EPCs that are tampered with as whole boxes."""
+def _share(subtype: int, boxes: bool, scope: str) -> float:
+    """Share of a subtype's EPCs that are tampered with as whole boxes, or one by one."""
     own = SUBTYPES[subtype].scope
-    if own == "box":
-        return 1.0
-    if scope == "box":
-        return 1.0 if own == "both" else 0.0
-    return BOX_SHARE if scope == "mix" and own == "both" else 0.0
+    if own == "item" and scope == "box":
+        return 0.0
+    as_boxes = {"item": 0.0, "box": 1.0}.get(own)
+    if as_boxes is None:
+        as_boxes = {"item": 0.0, "box": 1.0, "mix": BOX_SHARE}[scope]
+    return as_boxes if boxes else 1.0 - as_boxes
 
 
 def _candidate(
@@ -296,10 +297,9 @@ def _forge(
     plan, lot = case.plan, case.lot
     assert plan.forge is not None
     text = plan.forge(nth)
-    if not text:
+    if text in edit.codes:  # two counterfeiters had the same idea; the first was quicker
         return
-    edit.codes.append(text)
-    number = len(edit.codes) - 1
+    number = edit.codes.setdefault(text, len(edit.codes))
     known = plan.known == "all"
     if plan.rename:
         for position in range(int(lot.first[e]), int(lot.first[e + 1])):

@@ -195,6 +195,7 @@ def simulate(options: Options, progress: Progress | None = None) -> World:
         natural=True,
     )
     scans, marks = observed(ground, hidden)
+    scans = export.in_order_of_appearance(scans)
     truth = truth_of(marks, scans.epc, scans.time_us)
     network = ground.network
     table = export.scan_table(network.sites, _product_names(network), scans)

@@ -156,7 +156,7 @@ def _applied(scans: Scans, order: npt.NDArray[np.intp], edit: Edit) -> Draft:
     home = codes.lot_key[epc]
     base = len(codes)
     if edit.codes:
-        codes = codes_of.concat(codes, codes_of.parse(pa.array(edit.codes, pa.string())))
+        codes = codes_of.concat(codes, codes_of.parse(pa.array(list(edit.codes), pa.string())))
     for position, key in edit.moved.items():
         at = order[position]
         time[at], site[at], op[at] = key
