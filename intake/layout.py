@@ -19,6 +19,7 @@ class Layout:
         sites: the site master.
         registry: genuine companies and products.
         legs: leg statistics by (from, to).
+        verdicts: analysts' verdicts, `pipelines.verdicts`.
         answers: what was tampered with; only `evaluate` may open it.
         world: how a simulated world was made.
     """
@@ -27,6 +28,7 @@ class Layout:
     sites: Path | None
     registry: Path | None
     legs: Path | None
+    verdicts: Path | None
     answers: Path | None
     world: Path | None
 
@@ -57,6 +59,7 @@ def find(data: str | Path) -> Layout:
         sites=_one(folder, "sites"),
         registry=_one(folder, "registry"),
         legs=_one(folder, "legs"),
+        verdicts=_one(folder, "verdicts"),
         answers=answers if answers.exists() else None,
         world=world if world.exists() else None,
     )

@@ -28,7 +28,7 @@ class Trailwatch(PythonModel):
         listed = folder / "registry.csv"
         self.registry = read_registry(listed) if listed.exists() else Registry.none()
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context, model_input, params=None):
         """Verdicts on the readable rows of a DataFrame, in its order.
 
         Without type hints: MLflow would take them for a schema of the input.

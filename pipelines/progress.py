@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -55,3 +56,16 @@ class Progress:
         self._said = time.monotonic()
         share = f"{self._done:,}/{self._total:,} {self._unit}"
         say(f"{self._what}: {share}{', ' if note else ''}{note}")
+
+
+def percent(step: Callable[[int], object]) -> Callable[[float, int], None]:
+    """Turn reports of (share done, rows) into steps of whole percent."""
+    shown = 0
+
+    def report(share: float, rows: int) -> None:
+        nonlocal shown
+        now = int(share * 100)
+        step(now - shown)
+        shown = now
+
+    return report

@@ -27,7 +27,7 @@ from intake.table import Intake
 from models.bundle import Bundle, BundleError
 from models.scoring import Scored, registry_that_applies, score
 from pipelines import params, register, tracking
-from pipelines.progress import Progress, say
+from pipelines.progress import Progress, percent, say
 from trail.registry import Registry
 from trail.scan import ANOMALIES
 
@@ -61,7 +61,7 @@ def run(asked: argparse.Namespace) -> None:
     sites = read_sites(asked.sites or bundle.folder / "sites.csv")
     zone = asked.zone or params.load()["validate"]["zone"]
     with Progress("read", 100, "%") as step:
-        intake = read_scans(asked.file, sites, zone, _share(step))
+        intake = read_scans(asked.file, sites, zone, percent(step))
     registry, why = _registry(asked, bundle, intake)
     say(f"score: {len(intake.scans):,} scans with {name}; {why}")
     for note in intake.notes:
@@ -75,19 +75,6 @@ def run(asked: argparse.Namespace) -> None:
     else:
         beside.unlink(missing_ok=True)
     say(summary(asked.out, intake, scored))
-
-
-def _share(step: Callable[[int], object]) -> Callable[[float, int], None]:
-    """Progress of reading, which comes as a share, as whole percent."""
-    shown = 0
-
-    def report(share: float, rows: int) -> None:
-        nonlocal shown
-        now = int(share * 100)
-        step(now - shown)
-        shown = now
-
-    return report
 
 
 def champion(model: str | None, folder: Path | None) -> tuple[Bundle, str]:

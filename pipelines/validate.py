@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ from intake.store import write_scans
 from intake.table import Intake
 from pipelines import datadocs, expectations, params
 from pipelines.expectations import ERROR, Limits, Outcome
-from pipelines.progress import Progress, say
+from pipelines.progress import Progress, percent, say
 
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 
@@ -70,7 +69,7 @@ def validate(data: Path, out: Path, settings: dict[str, Any]) -> list[Outcome]:
     sites = read_sites(found.sites) if found.sites else None
     registry = read_registry(found.registry) if found.registry else None
     with Progress("validate: read", 100, "%") as step:
-        intake = read_scans(found.scans, sites, zone, _percent(step))
+        intake = read_scans(found.scans, sites, zone, percent(step))
     for folder in (out, out.parent / "quarantine", out.parent / "data_docs"):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -89,6 +88,8 @@ def validate(data: Path, out: Path, settings: dict[str, Any]) -> list[Outcome]:
         write_sites(intake.sites, out / "sites.csv")
         if registry is not None:
             write_registry(registry, out / "registry.csv")
+        if found.verdicts is not None:
+            shutil.copyfile(found.verdicts, out / found.verdicts.name)
         summary = summarise(intake, outcomes, limits, zone, found)
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         (out / "summary.json").write_text(f"{text}\n", encoding="utf-8")
@@ -162,18 +163,6 @@ def reasons(intake: Intake) -> dict[str, int]:
 def _limits(settings: dict[str, Any]) -> Limits:
     known = {name: settings[name] for name in Limits.__slots__ if name in settings}
     return Limits(**{"max_unreadable_share": settings["max_unreadable_share"], **known})
-
-
-def _percent(step: Callable[[int], object]) -> Callable[[float, int], None]:
-    shown = 0
-
-    def report(share: float, rows: int) -> None:
-        nonlocal shown
-        now = int(share * 100)
-        step(now - shown)
-        shown = now
-
-    return report
 
 
 def _tell(outcomes: list[Outcome], out: Path) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipelines.parts import LabelSource
 from trail.scan import ANOMALIES, Scans
 
-_NAMES: Final = ("verdicts.csv", "verdicts.parquet")
+_NAMES: Final = ("verdicts.csv", "verdicts.tsv", "verdicts.parquet")
 _WORDS: Final = {"right": 1, "true": 1, "1": 1, "wrong": 0, "false": 0, "0": 0}
 
 
@@ -45,7 +45,10 @@ def read(data: Path) -> Said:
         path = data / name
         if not path.exists():
             continue
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=str, sep="\t" if path.suffix == ".tsv" else ",")
         missing = {"anomaly", "verdict"} - set(table.columns)
         if missing:
             raise ValueError(f"{path} lacks the column {sorted(missing)[0]!r}; add it")
