@@ -16,7 +16,7 @@ from world.subtypes import SUBTYPES
 
 BOX_SHARE = 0.2
 """In a mix, the share of tampered EPCs that are tampered with as a whole box."""
-TRIES = 4
+TRIES = 12
 """Trails that are tried for one case; not every trail allows every subtype."""
 LEAST_TRAILS = 12
 """A smaller lot is too sparse to be tampered with."""

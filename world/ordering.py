@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from trail.scan import HOUR_US, Op
-from world.case import DAY_US, DUP, JUMP, LOC, MINUTE_US, ORDER, SECOND_US, Case, Key, Plan
+from world.case import DAY_US, DUP, JUMP, LOC, MINUTE_US, ORDER, SECOND_US, Case, Plan
+
+ARRIVAL_RECORDED_EARLY = 0.5
+"""In so many inversions the arrival is early, in the others the departure is late; at retailers,
+which open late, always the arrival, or the missing early departures would give them away."""
 
 
 def swapped(case: Case) -> Plan | None:
@@ -33,19 +39,32 @@ def second_inbound(case: Case) -> Plan | None:
     return Plan(into, add=[(time, into[1], into[2])], blur=DUP)
 
 
+def _usual_hour(case: Case, op: int, near_us: int) -> int:
+    """A time on the day of `near_us`, as usual for the operation."""
+    by_hour = case.seen.hours[op].reshape(7, 24).sum(axis=0)
+    hour = int(np.searchsorted(np.cumsum(by_hour), case.rng.random() * by_hour.sum()))
+    return near_us // DAY_US * DAY_US + int((hour + case.rng.random()) * HOUR_US)
+
+
 def _arrives_before_leaving(case: Case, least_us: int, most_us: int) -> Plan | None:
     i = case.pick(case.legs())
     if i is None:
         return None
     out, into = case.trail[i], case.trail[i + 1]
-    time = case.slot(into[2], out[0] - most_us, out[0] - least_us)
-    if time is None or (i and time <= case.trail[i - 1][0]):
+    early = into[2] == Op.RETAIL_IN or case.rng.random() < ARRIVAL_RECORDED_EARLY
+    wrong, right = (into, out) if early else (out, into)
+    time = _usual_hour(case, wrong[2], right[0])
+    gap_us = right[0] - time if early else time - right[0]
+    if not least_us <= gap_us <= most_us:
         return None
-    moved: Key = (time, into[1], into[2])
+    if early and i and time <= case.trail[i - 1][0]:
+        return None
+    if not early and i + 2 < len(case.trail) and time >= case.trail[i + 2][0]:
+        return None
     return Plan(
-        out,
-        move={into: moved},
-        cause={out},
+        right,
+        move={wrong: (time, wrong[1], wrong[2])},
+        cause={right},
         known="last",
         blur=JUMP | LOC | DUP,
         blur_next=JUMP | LOC | ORDER,
@@ -53,12 +72,12 @@ def _arrives_before_leaving(case: Case, least_us: int, most_us: int) -> Plan | N
 
 
 def before_leaving(case: Case) -> Plan | None:
-    """Goods are received at the next site one to six hours before they left the last."""
+    """Goods are received at a site one to six hours before they leave the one before."""
     return _arrives_before_leaving(case, HOUR_US, 6 * HOUR_US)
 
 
 def just_before_leaving(case: Case) -> Plan | None:
-    """An item is received at the next site 10 to 60 minutes before it left the last."""
+    """An item is received at a site 10 to 60 minutes before it leaves the one before."""
     return _arrives_before_leaving(case, 10 * MINUTE_US, 60 * MINUTE_US)
 
 

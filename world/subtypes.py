@@ -69,7 +69,7 @@ SUBTYPES: Final = (
     Subtype("loc_backwards", _L, 1, straying.backwards, natural_only=True),
     Subtype("order_swapped", _O, 0, ordering.swapped, candidates=12),
     Subtype("order_second_inbound", _O, 1, ordering.second_inbound),
-    Subtype("order_before_leaving", _O, 2, ordering.before_leaving, candidates=12),
+    Subtype("order_before_leaving", _O, 2, ordering.before_leaving, candidates=32),
     Subtype("order_left_before_arrival", _O, 2, ordering.left_before_arrival),
     Subtype(
         "order_just_before_leaving", _O, 3, ordering.just_before_leaving, "item", candidates=12
@@ -79,8 +79,8 @@ SUBTYPES: Final = (
     Subtype("jump_minute", _J, 0, hurrying.minute),
     Subtype("jump_fast", _J, 1, hurrying.fast),
     Subtype("jump_route_share", _J, 2, hurrying.route_share),
-    Subtype("jump_before_pallet", _J, 3, hurrying.before_pallet, "item"),
-    Subtype("jump_plausible", _J, CONTROL_GRADE, hurrying.plausible, "box"),
+    Subtype("jump_before_pallet", _J, 3, hurrying.before_pallet, "item", candidates=12),
+    Subtype("jump_plausible", _J, CONTROL_GRADE, hurrying.plausible, "box", candidates=24),
     Subtype("jump_long_rest", _J, CONTROL_GRADE, hurrying.long_rest, "box"),
 )
 """Every subtype; a truth column refers to it by position."""
