@@ -86,7 +86,8 @@ def whole_box(case: Case) -> Plan | None:
     i = at[0]
     place, came, left = t[i][1], t[i][0], t[i + 1][0]
     shops = case.seen.next_sites(place, Tier.RETAIL)
-    time = case.slot(Op.RETAIL_IN, came + (left - came) // 3, left)
+    least = max(came + (left - came) // 3, left - 3 * DAY_US)
+    time = case.slot(Op.RETAIL_IN, least, left)
     if time is None or not len(shops):
         return None
     shop = int(shops[int(case.rng.random() * len(shops))])

@@ -14,8 +14,6 @@ from world.estimate import WEEK_H, Estimate, hour_of_week
 from world.streams import stream
 from world.subtypes import SUBTYPES
 
-BOX_SHARE = 0.2
-"""In a mix, the share of tampered EPCs that are tampered with as a whole box."""
 TRIES = 12
 """Trails that are tried for one case; not every trail allows every subtype."""
 LEAST_TRAILS = 12
@@ -23,6 +21,8 @@ LEAST_TRAILS = 12
 MOST_TOGETHER = 250
 """More items than this at one portal are a lot, not a box."""
 DAY_US = 86_400_000_000
+FREE_SHARE = 0.5
+"""A box of which less than this is left to tamper with is no box any more."""
 LEAST_WEIGHT = 1e-4
 """A candidate outside the opening hours never happens."""
 
@@ -37,7 +37,8 @@ class Candidate:
         members: trails of the lot that it happens to, the leader first.
         plan: what happens.
         chance: uniform number that decides among candidates.
-        seed: of the leader's draws that differ from item to item.
+        seed: of the draws that differ from item to item.
+        boxes: it happens to a whole box.
     """
 
     subtype: int
@@ -46,6 +47,7 @@ class Candidate:
     plan: Plan
     chance: float
     seed: int
+    boxes: bool
 
 
 @dataclass
@@ -170,7 +172,7 @@ def _share(subtype: int, boxes: bool, scope: str) -> float:
         return 0.0
     as_boxes = {"item": 0.0, "box": 1.0}.get(own)
     if as_boxes is None:
-        as_boxes = {"item": 0.0, "box": 1.0, "mix": BOX_SHARE}[scope]
+        as_boxes = {"item": 0.0, "box": 1.0, "mix": SUBTYPES[subtype].box_share}[scope]
     return as_boxes if boxes else 1.0 - as_boxes
 
 
@@ -193,40 +195,56 @@ def _candidate(
         if not mates or len(mates) > MOST_TOGETHER:
             return None
         members += mates if boxes else mates[: plan.few - 1]
-    return Candidate(subtype, lot, members, plan, chance, seed)
+    return Candidate(subtype, lot, members, plan, chance, seed, boxes)
 
 
-def select(found: Sequence[Candidate], seen: Estimate, wanted: Float64) -> list[Candidate]:
+def select(
+    found: Sequence[Candidate], seen: Estimate, wanted: Float64, scope: str
+) -> list[Candidate]:
     """Choose cases so that their scans fall into the hours of honest ones.
 
     Importance resampling without replacement (Efraimidis and Spirakis 2006): the weight of a
-    candidate is the honest frequency of its hours over that among the candidates.
+    candidate is the honest frequency of its hours over that among the candidates. Boxes come
+    first: once single items are taken from every box, no box is whole.
 
     Args:
         found: candidates of all lots.
         seen: with the honest hours.
         wanted: float64, number of EPCs by subtype position.
+        scope: "item", "box" or "mix".
     """
+    pools: dict[tuple[bool, int], list[Candidate]] = {}
+    for case in found:
+        pools.setdefault((not case.boxes, case.subtype), []).append(case)
     taken: list[Candidate] = []
     used: set[tuple[int, int]] = set()
-    for i in sorted({c.subtype for c in found}):
-        mine = [c for c in found if c.subtype == i]
-        weight = _weights(mine, seen.hours)
-        chance = np.array([c.chance for c in mine])
-        rank = np.where(
-            weight > 0, -np.log(np.maximum(chance, 1e-12)) / np.maximum(weight, 1e-9), np.inf
-        )
-        count = 0.0
-        for j in np.argsort(rank, kind="stable"):
-            if count >= wanted[i] - 0.5 or weight[j] < LEAST_WEIGHT:
-                break
-            case = mine[int(j)]
-            who = {(case.lot.key, m) for m in case.members}
-            fits = case.chance * 997 % 1.0 * len(who) <= wanted[i] - count
-            if fits and not used & who:
-                used |= who
-                taken.append(case)
-                count += len(case.members)
+    for (single, i), pool in sorted(pools.items()):
+        share = _share(i, not single, scope)
+        taken += _fill(pool, _weights(pool, seen.hours), wanted[i] * share, used)
+    return taken
+
+
+def _fill(
+    pool: Sequence[Candidate], weight: Float64, wanted: float, used: set[tuple[int, int]]
+) -> list[Candidate]:
+    """Cases of one pool, the best first, until `wanted` EPCs are tampered with."""
+    chance = np.array([case.chance for case in pool])
+    rank = -np.log(np.maximum(chance, 1e-12)) / np.maximum(weight, 1e-9)
+    taken = []
+    left = wanted
+    for j in np.argsort(rank, kind="stable").tolist():
+        case = pool[j]
+        if left <= 0 or weight[j] < LEAST_WEIGHT:
+            break
+        free = [m for m in case.members if (case.lot.key, m) not in used]
+        if not free or free[0] != case.members[0] or len(free) < FREE_SHARE * len(case.members):
+            continue
+        if len(free) > left and case.chance * 997 % 1.0 * len(free) > left:
+            break
+        case.members = free
+        used.update((case.lot.key, m) for m in free)
+        taken.append(case)
+        left -= len(free)
     return taken
 
 

@@ -25,6 +25,7 @@ class Subtype:
         scope: "item", "box", or "both".
         candidates: cases proposed for each that is wanted; more where the times it makes are
             unlike honest ones.
+        box_share: share of its EPCs that are tampered with as whole boxes, in a mix.
         natural_only: hidden in worlds, never injected for training unless asked for by name.
     """
 
@@ -34,6 +35,7 @@ class Subtype:
     plan: Callable[[Case], Plan | None]
     scope: str = "both"
     candidates: int = 4
+    box_share: float = 0.2
     natural_only: bool = False
 
     @property
@@ -70,7 +72,7 @@ SUBTYPES: Final = (
     Subtype("order_swapped", _O, 0, ordering.swapped, candidates=12),
     Subtype("order_second_inbound", _O, 1, ordering.second_inbound),
     Subtype("order_before_leaving", _O, 2, ordering.before_leaving, candidates=32),
-    Subtype("order_left_before_arrival", _O, 2, ordering.left_before_arrival),
+    Subtype("order_left_before_arrival", _O, 2, ordering.left_before_arrival, box_share=0.6),
     Subtype(
         "order_just_before_leaving", _O, 3, ordering.just_before_leaving, "item", candidates=12
     ),

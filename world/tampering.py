@@ -131,7 +131,7 @@ def draft(
         starts[lot.key] = start
         found += candidates(lot, seen, which, rates, seed, scope)
     edit = Edit()
-    for case in select(found, seen, wanted):
+    for case in select(found, seen, wanted, scope):
         apply(case, starts[case.lot.key], edit, seen.end_us)
     return _applied(scans, order, edit)
 

@@ -341,7 +341,7 @@ def test_whole_boxes_are_tampered_with_together():
         _, count = np.unique(reading, axis=1, return_counts=True)
         assert np.median(count) >= 5
     assert not tampered("loc_strays", scope="box").truth.cause.any()
-    mixed = tampered("order_left_before_arrival", scope="mix", share=0.05)
+    mixed = tampered("order_second_inbound", scope="mix", share=0.1)
     moved = mixed.truth.synthetic
     reading = np.stack([mixed.scans.lot, mixed.scans.site, mixed.scans.time_us])[:, moved]
     _, count = np.unique(reading, axis=1, return_counts=True)
