@@ -1,8 +1,9 @@
 """Stage sequence: labelled -> work/sequences: features in trail order, offsets, targets.
 
-Nothing is padded. A share of the training lots is encoded with a context missing (no network, no
-registry, no site master, or only a few items of a lot), so that the models learn what to do
-without: an installation that they have never seen must not look like an anomaly.
+Nothing is padded. Some of the training lots are encoded once more with a context missing (no
+network, no registry, no site master, only a few items of a lot, or nothing before some moment), so
+that the models learn what to do without: an installation that they have never seen, or an extract
+that begins in mid-life, must neither look like an anomaly nor hide one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from trail.facts import Context
 from trail.features import FEATURES, encode
 from trail.network import Network
 from trail.registry import Registry
-from trail.scan import ANOMALIES, Scans
+from trail.scan import ANOMALIES, Anomaly, Scans
 from trail.sites import Sites
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -60,7 +61,7 @@ def sequence(labelled: Path, validated: Path, out: Path, settings: dict[str, Any
             intake = load_scans(path, master)
             context = Context(intake.sites, network, registry)
             shares = settings["without"] if name == "train" else {}
-            views = list(_views(intake.scans, context, shares, settings))
+            views = list(_views(intake.scans, context, shares, int(settings["seed"])))
             columns = _columns(path)
             part = _part([_encoded(view, columns) for view in views])
             save_part(part, out, name)
@@ -76,20 +77,19 @@ class View:
         rows: positions of the scans in the part.
         scans: those scans.
         context: what they are seen against.
-        sparse: most of each lot is out of sight: mates tell nothing.
+        hidden: what of each lot is out of sight: "", "mates" (most items) or "start" (all scans
+            up to some moment).
     """
 
     rows: npt.NDArray[np.intp]
     scans: Scans
     context: Context
-    sparse: bool = False
+    hidden: str = ""
 
 
-def _views(
-    scans: Scans, context: Context, shares: dict[str, float], settings: dict[str, Any]
-) -> Iterator[View]:
-    """Cut a part by lot into views; what `shares` leaves is seen in full."""
-    draw = _uniform(scans.lot, int(settings["seed"]))
+def _views(scans: Scans, context: Context, shares: dict[str, float], seed: int) -> Iterator[View]:
+    """The whole part in full sight, then some of its lots again for each missing context."""
+    yield View(np.arange(len(scans)), scans, context)
     blank = Sites.of(
         context.sites.ids,
         context.sites.names,
@@ -98,34 +98,51 @@ def _views(
         np.full(len(context.sites), np.nan),
         np.zeros(len(context.sites), bool),
     )
+    none = Registry.none()
     contexts = {
         "network": Context(context.sites, None, context.registry),
-        "registry": Context(context.sites, context.network, Registry.none()),
-        "network_and_registry": Context(context.sites, None, Registry.none()),
-        "sites": Context(blank.with_tiers_from(scans.site, scans.op), None, Registry.none()),
-        "mates": context,
+        "registry": Context(context.sites, context.network, none),
+        "network_and_registry": Context(context.sites, None, none),
+        "sites": Context(blank.with_tiers_from(scans.site, scans.op), None, none),
     }
-    low = 0.0
-    for name, share in shares.items():
-        rows = np.flatnonzero((draw >= low) & (draw < low + share))
-        low += share
+    for i, (name, share) in enumerate(shares.items()):
+        rows = _some_lots(scans, share, seed + 10 * i)
         if name == "mates":
-            rows = _few(scans, rows, settings)
+            rows = _few_items(scans, rows, seed)
+        if name == "start":
+            rows = _late_start(scans, rows, seed)
         if len(rows):
-            yield View(rows, scans.take(rows), contexts[name], name == "mates")
-    rows = np.flatnonzero(draw >= low)
-    if len(rows):
-        yield View(rows, scans.take(rows), context)
+            hidden = name if name in ("mates", "start") else ""
+            yield View(rows, scans.take(rows), contexts.get(name, context), hidden)
 
 
-def _few(
-    scans: Scans, rows: npt.NDArray[np.intp], settings: dict[str, Any]
-) -> npt.NDArray[np.intp]:
+def _some_lots(scans: Scans, share: float, seed: int) -> npt.NDArray[np.intp]:
+    """Scans of randomly drawn lots that together hold about this share, one lot at least."""
+    lot, code = np.unique(scans.lot, return_inverse=True)
+    order = np.argsort(_uniform(lot, seed), kind="stable")
+    size = np.bincount(code, minlength=len(lot))[order]
+    before = np.cumsum(size) - size
+    drawn = np.zeros(len(lot), bool)
+    drawn[order] = before < share * len(scans)
+    return np.flatnonzero(drawn[code])
+
+
+def _few_items(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     """Keep a few items of each lot: 2 % to 40 % of them, another share for each lot."""
-    seed = int(settings["seed"])
     share = 0.02 + 0.38 * _uniform(scans.lot[rows], seed + 1) ** 2
     code = scans.codes.serial[scans.epc[rows]].astype(np.int64)
     return rows[_uniform(scans.lot[rows] ^ code, seed + 2) < share]
+
+
+def _late_start(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
+    """Drop all scans of each lot up to a moment drawn between its first and its last."""
+    lot, code = np.unique(scans.lot[rows], return_inverse=True)
+    time_us = scans.time_us[rows]
+    first, last = np.full(len(lot), 2**62), np.zeros(len(lot), np.int64)
+    np.minimum.at(first, code, time_us)
+    np.maximum.at(last, code, time_us)
+    moment = first + (0.9 * _uniform(lot, seed + 3) * (last - first)).astype(np.int64)
+    return rows[time_us > moment[code]]
 
 
 def _uniform(key: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
@@ -152,9 +169,10 @@ def _encoded(view: View, columns: Columns) -> Columns:
     encoded = encode(view.scans, view.context)
     sorted_scans, order = encoded.trails.scans, view.rows[encoded.trails.order]
     mine = {name: column[order] for name, column in columns.items()}
-    if view.sparse:
-        unseen = (mine["target"] == 1) & (mine["grade"] >= 2)[:, None]
-        mine["target"] = np.where(unseen, np.int8(-1), mine["target"])
+    if view.hidden:
+        unseen = _unseen(mine, encoded.trails.starts, view.hidden)
+        mine["target"] = np.where(unseen[:, None] & (mine["target"] == 1), -1, mine["target"])
+        mine["target"] = mine["target"].astype(np.int8)
     return {
         **mine,
         "features": encoded.features,
@@ -165,6 +183,35 @@ def _encoded(view: View, columns: Columns) -> Columns:
         "time_us": sorted_scans.time_us,
         "op": sorted_scans.op,
     }
+
+
+def _unseen(mine: Columns, starts: npt.NDArray[np.bool_], hidden: str) -> npt.NDArray[np.bool_]:
+    """Scans whose anomaly cannot be known any more, bool (n,): they are not counted.
+
+    Without mates, what only mates can tell. With a late start, a code that was never commissioned,
+    and whatever began before the first scan that is left; an inversion needs its own scans only.
+    """
+    blatant = mine["grade"] <= 1
+    if hidden == "mates":
+        return np.asarray(~blatant)
+    first_cause = _first(mine["cause"], starts)
+    order = mine["anomaly"] == Anomaly.ORDER
+    fake = mine["anomaly"] == Anomaly.FAKE
+    began_before = first_cause & starts
+    trail = np.cumsum(starts) - 1
+    lost = np.zeros(int(starts.sum()), bool)
+    lost[trail[began_before & ~order]] = True
+    whole_pair = np.bincount(trail[mine["cause"]], minlength=len(lost)) >= 2
+    lost |= ~whole_pair & (np.bincount(trail[order & mine["cause"]], minlength=len(lost)) > 0)
+    return np.asarray(np.where(fake, ~blatant, lost[trail]))
+
+
+def _first(event: npt.NDArray[np.bool_], starts: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The first event of each trail, bool (n,)."""
+    heads = np.flatnonzero(starts)
+    seen = np.cumsum(event)
+    before: npt.NDArray[np.int64] = np.repeat(seen[heads] - event[heads], np.diff(np.append(heads, len(starts))))
+    return np.asarray(event & (seen - before == 1))
 
 
 def _part(views: list[Columns]) -> Part:

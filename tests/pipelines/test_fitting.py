@@ -1,0 +1,152 @@
+"""Fitting learns, stops, resumes after a kill, and refuses a device that is not there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.lstm import standardisation
+from pipelines import fitting
+from pipelines.parts import Part
+
+SETTINGS = {
+    "seed": 1,
+    "device": "cpu",
+    "precision": "fp32",
+    "threads": 1,
+    "hidden": 12,
+    "layers": 2,
+    "dropout": 0.1,
+    "length": 6,
+    "batch_scans": 256,
+    "learning_rate": 0.01,
+    "weight_decay": 0.0,
+    "epochs": 6,
+    "patience": 10,
+}
+
+
+def part(seed: int, trails: int = 300) -> Part:
+    """Trails whose anomaly is a feature of the scan before: only a memory can find it."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 9, trails)
+    offsets = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+    n = int(offsets[-1])
+    features = rng.normal(size=(n, 4)).astype(np.float32)
+    target = np.zeros((n, 5), np.int8)
+    starts = np.zeros(n, bool)
+    starts[offsets[:-1]] = True
+    before = np.concatenate([[0.0], features[:-1, 0]])
+    target[:, 0] = (before > 1) & ~starts
+    target[rng.random(n) < 0.05] = -1
+    whole = np.zeros(n, np.int64)
+    return Part(
+        features=features,
+        offsets=offsets,
+        target=target,
+        rules=np.zeros((n, 5), np.float32),
+        lot=whole,
+        row=np.arange(n),
+        event_id=whole,
+        time_us=whole,
+        op=np.zeros(n, np.int8),
+        anomaly=np.full(n, -1, np.int8),
+        subtype=np.full(n, -1, np.int16),
+        grade=np.full(n, -1, np.int8),
+        control=starts & False,
+        cause=starts & False,
+        evidence=starts & False,
+        synthetic=starts & False,
+        label_source=np.zeros(n, np.int8),
+        trail=np.repeat(np.arange(trails), size),
+    )
+
+
+LEARNED, HELD = part(1), part(2)
+
+
+def nothing(epoch, figures):
+    return None
+
+
+def same(one, other) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_it_learns_what_only_the_trail_can_tell(tmp_path):
+    settings = {**SETTINGS, "epochs": 40, "hidden": 24, "dropout": 0.0}
+    fitted = fitting.fit(part(1, 900), HELD, settings, tmp_path / "c", nothing)
+    assert fitted.state.best > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    one = fitting.fit(LEARNED, HELD, SETTINGS, tmp_path / "one", nothing)
+    other = fitting.fit(LEARNED, HELD, SETTINGS, tmp_path / "other", nothing)
+    assert same(one.network, other.network)
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 5])
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path, killed_at):
+    class Killed(BaseException):
+        pass
+
+    def kill(epoch, figures):
+        if epoch == killed_at:
+            raise Killed
+
+    whole = fitting.fit(LEARNED, HELD, SETTINGS, tmp_path / "whole", nothing)
+    with pytest.raises(Killed):
+        fitting.fit(LEARNED, HELD, SETTINGS, tmp_path / "cut", kill)
+    seen = []
+    resumed = fitting.fit(
+        LEARNED, HELD, SETTINGS, tmp_path / "cut", lambda epoch, _: seen.append(epoch)
+    )
+    assert seen[0] == killed_at + 1
+    assert same(whole.network, resumed.network)
+    assert str(whole.state.curves) == str(resumed.state.curves)
+
+
+def test_a_kill_between_the_two_moves_of_a_checkpoint_loses_nothing(tmp_path):
+    folder = tmp_path / "c"
+    fitting.fit(LEARNED, HELD, {**SETTINGS, "epochs": 2}, folder, nothing)
+    folder.rename(folder.with_suffix(".old"))
+    seen = []
+    settings = {**SETTINGS, "epochs": 3}
+    fitting.fit(LEARNED, HELD, settings, folder, lambda epoch, _: seen.append(epoch))
+    assert seen == [3]
+
+
+def test_it_stops_when_validation_no_longer_rises(tmp_path):
+    settings = {**SETTINGS, "epochs": 60, "patience": 2, "learning_rate": 0.05}
+    fitted = fitting.fit(LEARNED, HELD, settings, tmp_path / "c", nothing)
+    assert len(fitted.state.curves) == fitted.state.best_epoch + 3 or len(fitted.state.curves) == 60
+    best = max(c["validation_map"] for c in fitted.state.curves)
+    assert fitted.state.best == best
+
+
+def test_scans_that_are_not_counted_do_not_train(tmp_path):
+    from dataclasses import replace
+
+    blind = replace(LEARNED, target=np.full_like(LEARNED.target, -1))
+    data = fitting._Resident(blind, 6, SETTINGS, torch.device("cpu"))
+    from models import lstm
+
+    network = lstm.TrailLSTM(lstm.Shape(4, 8), *standardisation(blind.features))
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert data.epoch(network, optimiser, 0) == 0
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_devices():
+    assert fitting.device_of("cpu").type == "cpu"
+    assert fitting.device_of("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="'tpu'"):
+        fitting.device_of("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU"):
+            fitting.device_of("cuda")
