@@ -110,9 +110,9 @@ def _pandas(path: Path) -> pd.DataFrame:
     result["position"] = trails.cumcount()
     result["first_op"] = trails["event_type"].transform("first")
     result["two_back"] = trails["location_id"].shift(2)
-    result["sold"] = (table["event_type"] == "POS_Sell").groupby(
-        table["epc_code"], observed=True
-    ).cumsum()
+    result["sold"] = (
+        (table["event_type"] == "POS_Sell").groupby(table["epc_code"], observed=True).cumsum()
+    )
     box = ["location_id", "event_type", "event_time"]
     result["group"] = table.groupby(box, observed=True)["epc_code"].transform("size")
     return result
@@ -148,7 +148,4 @@ def _growth(scans: Scans, context: Context, times: int) -> str:
         },
         rounds=1,
     )
-    return (
-        f"cost a scan, {n * times:,} / {n:,} scans     "
-        f"{took['many'] / times / took['one']:.2f}"
-    )
+    return f"cost a scan, {n * times:,} / {n:,} scans     {took['many'] / times / took['one']:.2f}"

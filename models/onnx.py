@@ -51,7 +51,7 @@ def export(network: TrailLSTM, path: Path) -> float:
 
 
 def difference(network: TrailLSTM, path: Path) -> float:
-    """Largest difference between logits of torch and of ONNX Runtime, relative where |logit| > 1."""
+    """Largest difference between logits of torch and ONNX Runtime, relative where they exceed 1."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

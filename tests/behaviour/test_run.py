@@ -1,0 +1,266 @@
+"""`make run` and `make score` as a user has them: real DVC, real MLflow, a trained champion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.behaviour.champions import FULL, SHARED, Champion, environment, trained
+from trail.scan import ANOMALIES
+
+pytestmark = pytest.mark.xdist_group("default")
+
+MODELS = ("rules", "svm", "gbm", "lstm")
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
+    return trained(tmp_path_factory.mktemp("default") / "home")
+
+
+@pytest.fixture(scope="module")
+def metrics(champion) -> dict:
+    return json.loads((champion.home / "metrics.json").read_text())
+
+
+def test_a_second_run_does_nothing_and_sums_up(champion):
+    printed = champion.command("pipelines.run").stdout
+    assert "Running stage" not in printed
+    for words in ("LSTM", "champion is version 1", "mlflow ui", "make score", "model_card.md"):
+        assert words in printed
+
+
+def test_metrics_have_what_a_release_needs(metrics):
+    for model in MODELS:
+        assert 0 <= metrics["map"][model] <= 1
+        assert 0 <= metrics["map_natural"][model] <= 1
+        for kind in ANOMALIES:
+            assert 0 <= metrics["ap"][model][kind] <= 1
+            assert 0 <= metrics["recall_at_fpr1"][model][kind] <= 1
+    for section in ("specificity", "f1", "accuracy"):
+        assert set(metrics[section]) >= set(MODELS)
+    assert set(metrics["fpr_upper95"]) == set(ANOMALIES)
+    gain = metrics["vs_rules"]["map_gain"]
+    assert gain["low"] <= gain["mid"] <= gain["high"]
+
+
+def test_the_lstm_beats_the_rules(metrics):
+    assert metrics["map"]["lstm"] >= (0.90 if FULL else 0.75)
+    assert metrics["vs_rules"]["map_gain"]["low"] > (0.3 if FULL else 0.1)
+    assert max(metrics["fpr_upper95"].values()) < 0.05
+
+
+def test_the_world_is_not_too_easy(metrics):
+    assert max(metrics["map"].values()) <= 0.97
+
+
+def test_reports_are_there_to_look_at(champion):
+    reports = champion.home / "reports"
+    assert len(list((reports / "plots").glob("*.png"))) >= 6
+    card = (reports / "model_card.md").read_text()
+    for line in card.splitlines():
+        if line.startswith("!["):
+            assert (reports / line.split("(")[1].rstrip(")")).is_file(), line
+    history = (champion.home / "performance_history.csv").read_text().splitlines()
+    assert len(history) == 2
+
+
+def python(champion: Champion, code: str) -> str:
+    """Run code in the project, pickle forbidden."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=champion.home,
+        env={**environment(champion.home), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_same_bundle_is_one_version(champion):
+    champion.command("pipelines.register")
+    printed = python(
+        champion,
+        "from pipelines import tracking\n"
+        "found = tracking.client().search_model_versions(\"name = 'trailwatch'\")\n"
+        "import json; print(json.dumps([[v.version, v.tags] for v in found]))",
+    )
+    ((version, tags),) = json.loads(printed)
+    assert str(version) == "1"
+    assert {"bundle_digest", "git_commit", "data_hash", "params", "weights_digest"} <= set(tags)
+
+
+def test_the_registered_model_loads_without_pickle_and_judges_the_same(champion, tmp_path):
+    sample = some_scans(champion)
+    sample.to_csv(tmp_path / "in.csv", index=False)
+    champion.score(tmp_path / "in.csv", tmp_path / "out.parquet")
+    python(
+        champion,
+        "from pipelines import tracking; tracking.client()\n"
+        "import mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/trailwatch@champion')\n"
+        f"found = model.predict(pd.read_csv({str(tmp_path / 'in.csv')!r}, dtype=str))\n"
+        f"found.to_parquet({str(tmp_path / 'packaged.parquet')!r})",
+    )
+    one = pd.read_parquet(tmp_path / "out.parquet")
+    other = pd.read_parquet(tmp_path / "packaged.parquet")
+    for name in ANOMALIES:
+        assert (one[name] == other[name]).all()
+        assert np.allclose(one[f"{name}Score"], other[f"{name}Score"], atol=0.06)
+    folder = next((champion.home / "mlartifacts").rglob("bundle/digest.json")).parent
+    assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+
+
+def some_scans(champion: Champion) -> pd.DataFrame:
+    """Whole lots of the newest data, as a user's export would have them."""
+    scans = pd.read_parquet(champion.home / "data" / "scans.parquet")
+    lot = scans["epc_lot"].astype(str)
+    return scans[lot.isin(sorted(set(lot))[-3:])].astype(str)
+
+
+def test_scores_are_one_row_a_scan_in_input_order(champion, tmp_path):
+    sample = some_scans(champion).sample(frac=1, random_state=1)
+    sample.to_csv(tmp_path / "in.csv", index=False)
+    printed = champion.score(tmp_path / "in.csv", tmp_path / "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv", dtype={"event_id": str}, keep_default_na=False)
+    assert found["row"].tolist() == list(range(len(sample)))
+    assert found["event_id"].tolist() == sample["event_id"].tolist()
+    assert found["epc_code"].tolist() == sample["epc_code"].tolist()
+    scores = [f"{name}Score" for name in ANOMALIES]
+    assert list(found.columns) == [
+        *("row", "event_id", "epc_code"),
+        *ANOMALIES,
+        *scores,
+        *("source", "evidence"),
+    ]
+    assert found[scores].min(axis=None) >= 0
+    assert found[scores].max(axis=None) <= 100
+    for name in ANOMALIES:
+        assert ((found[f"{name}Score"] >= 50) == found[name]).all()
+    flagged = found[list(ANOMALIES)].any(axis=1)
+    assert ((found["evidence"] != "") == flagged).all()
+    assert f"flagged {int(flagged.sum()):,} scans" in printed
+
+
+def test_the_order_of_the_input_changes_no_score(champion, tmp_path):
+    sample = some_scans(champion)
+    mixed = sample.sample(frac=1, random_state=2)
+    for name, rows in (("straight", sample), ("mixed", mixed)):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        champion.score(tmp_path / f"{name}.csv", tmp_path / f"{name}.parquet")
+    one = pd.read_parquet(tmp_path / "straight.parquet").set_index("event_id").sort_index()
+    other = pd.read_parquet(tmp_path / "mixed.parquet").set_index("event_id").sort_index()
+    scores = [f"{name}Score" for name in ANOMALIES]
+    assert np.allclose(one[scores], other[scores], atol=0.11)
+
+
+def test_rows_that_cannot_be_read_are_kept_apart(champion, tmp_path):
+    sample = some_scans(champion).head(300)
+    sample.loc[sample.index[7], "event_time"] = "yesterday"
+    sample.loc[sample.index[9], "event_type"] = "Teleport"
+    sample.loc[sample.index[11], "epc_code"] = "001.rubbish"
+    sample.loc[sample.index[13], "location_id"] = "atlantis"
+    sample.to_csv(tmp_path / "in.csv", index=False)
+    printed = champion.score(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert "read 300 = scored 298 + quarantined 2" in printed
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert found.loc[found["row"] == 11, "epcFake"].item()
+    assert "malformed" in found.loc[found["row"] == 11, "evidence"].item()
+    aside = pd.read_csv(tmp_path / "out.quarantine.csv")
+    assert aside["row"].tolist() == [7, 9]
+    assert "yesterday" in aside["reason"][0] + aside["event_time"][0]
+    assert "Teleport" in aside["reason"][1] + aside["event_type"][1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"epc_code,location_id,event_type,event_time\n", "header"),
+        (b"epc_code|location_id|event_type|event_time\n1|2|3|4\n", "delimiter"),
+        (b"epc_code,location_id,event_time\n1,2,3\n", "event_type"),
+        (None, "exist"),
+    ],
+    ids=["empty", "header only", "wrong delimiter", "missing column", "missing file"],
+)
+def test_input_that_cannot_be_used_is_named(champion, tmp_path, content, words):
+    path = tmp_path / "in.csv"
+    if content is not None:
+        path.write_bytes(content)
+    done = champion.command(
+        "pipelines.score", "--file", path, "--out", tmp_path / "out.csv", ok=False
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_bad_options_are_named(champion, tmp_path):
+    cases = [
+        (("pipelines.score", "--file", "x.csv", "--out", "x.xlsx"), 2, ".parquet"),
+        (("pipelines.score", "--file", "x", "--out", "x.csv", "--model", "nobody"), 2, "make run"),
+        (("pipelines.run", "--model", "Bad Name"), 1, "lower-case"),
+        (("pipelines.run", "--data", "nowhere.csv"), 1, "nowhere.csv"),
+        (("pipelines.run", "--model", "mine"), 1, "LEGS="),
+    ]
+    for words, status, named in cases:
+        done = champion.command(*words, ok=False)
+        assert done.returncode == status, words
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real extract is not here")
+@pytest.mark.parametrize("sites", [True, False], ids=["with its sites", "without"])
+def test_a_network_that_it_has_never_seen_is_unknown_not_wrong(champion, tmp_path, sites):
+    flagged = total = 0
+    for name in ("journey.tsv", "factory_scans.csv"):
+        words = ("--sites", SHARED / "sites.csv") if sites else ()
+        champion.score(SHARED / name, tmp_path / "out.parquet", *words)
+        found = pd.read_parquet(tmp_path / "out.parquet")
+        flagged += int(found[list(ANOMALIES)].any(axis=1).sum())
+        total += len(found)
+    assert total == 14_013
+    assert flagged <= 0.05 * total
+
+
+def test_own_data_trains_beside_the_default_run(champion, tmp_path):
+    """A user's CSV, without answers, registry or tiers, becomes a model of its own."""
+    scans = pd.read_parquet(champion.home / "data" / "scans.parquet").astype(str)
+    lots = sorted(set(scans["epc_lot"]))
+    few = scans[scans["epc_lot"].isin(lots[::2] if FULL else lots[::3])]
+    few.drop(columns=["event_id"]).to_csv(tmp_path / "export.csv", index=False)
+    sites = pd.read_csv(champion.home / "data" / "sites.csv", dtype=str).drop(columns="tier")
+    sites.to_csv(tmp_path / "sites.csv", index=False)
+    before = (champion.home / "metrics.json").read_bytes()
+    printed = champion.command(
+        "pipelines.run",
+        *("--data", tmp_path / "export.csv", "--sites", tmp_path / "sites.csv"),
+        *("--model", "mine"),
+    ).stdout
+    assert "mine: champion is version 1" in printed
+    assert "these data come without answers" in printed
+    assert (champion.home / "metrics.json").read_bytes() == before
+    found = json.loads((champion.home / "workspaces/mine/metrics.json").read_text())
+    assert found["map"]["lstm"] > found["map"]["rules"]
+    assert os.path.isfile(champion.home / "workspaces/mine/reports/model_card.md")
+    again = champion.command(
+        "pipelines.run",
+        *("--data", tmp_path / "export.csv", "--sites", tmp_path / "sites.csv"),
+        *("--model", "mine"),
+    ).stdout
+    assert "Running stage" not in again
+
+
+def test_home_is_a_folder_of_its_own(champion):
+    assert champion.home != Path.cwd()
+    assert (champion.home / "mlflow.db").is_file()
