@@ -80,22 +80,27 @@ def second_sale(case: Case) -> Plan | None:
 def whole_box(case: Case) -> Plan | None:
     """A cloned box is sold through a lawful retailer; told only when the tracks conflict."""
     t = case.trail
-    at = [i for i in case.stays() if t[i][2] == Op.WHOLESALE_IN and t[i + 1][0] - t[i][0] > DAY_US]
-    if not at or case.box_of(at[0] + 1) < 4:
+    at = [i for i in case.legs(Tier.WHOLESALE) if t[i + 1][2] == Op.RETAIL_IN]
+    i = case.pick(at)
+    if i is None or case.box_of(i) < 4:
         return None
-    i = at[0]
-    place, came, left = t[i][1], t[i][0], t[i + 1][0]
+    place, left, arrived = t[i][1], t[i][0], t[i + 1][0]
     shops = case.seen.next_sites(place, Tier.RETAIL)
-    least = max(came + (left - came) // 3, left - 3 * DAY_US)
-    time = case.slot(Op.RETAIL_IN, least, left)
-    if time is None or not len(shops):
+    shops = shops[shops != t[i + 1][1]]
+    if not len(shops):
         return None
     shop = int(shops[int(case.rng.random() * len(shops))])
+    # It comes when the genuine box could, and first: until the other comes, nothing is wrong.
+    usual_us = float(case.seen.typical_h[place, shop]) * HOUR_US
+    least, most = left + int(0.9 * usual_us), min(left + int(2 * usual_us), arrived - MINUTE_US)
+    time = case.slot(Op.RETAIL_IN, least, most) if least < most else None
+    if time is None:
+        return None
     clone = [(time, shop, int(Op.RETAIL_IN)), *case.shop_life(shop, time)]
     return Plan(
-        t[i + 1],
+        t[i],
         add=clone,
-        known_from_us=left,
+        known_from_us=arrived,
         blur=_BLUR,
         blur_next=ALL & ~1,
         blur_rest=True,

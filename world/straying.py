@@ -100,7 +100,10 @@ def box_diverted(case: Case) -> Plan | None:
     i = _leg(case)
     if i is None:
         return None
-    return _diverted(case, i, _lawful(case, i), known="never")
+    sites = _lawful(case, i)
+    # As often as goods go there anyway: a rare edge would tell.
+    often = np.repeat(sites, case.seen.used[case.trail[i][1], sites])
+    return _diverted(case, i, often, known="never")
 
 
 def backwards(case: Case) -> Plan | None:

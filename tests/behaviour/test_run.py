@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.behaviour.champions import FULL, SHARED, Champion, environment, trained
+from tests.behaviour.champions import FULL, SHARED, Champion, environment
 from trail.scan import ANOMALIES
 
 pytestmark = pytest.mark.xdist_group("default")
@@ -21,8 +21,8 @@ MODELS = ("rules", "svm", "gbm", "lstm")
 
 
 @pytest.fixture(scope="module")
-def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
-    return trained(tmp_path_factory.mktemp("default") / "home")
+def champion(default_champion: Champion) -> Champion:
+    return default_champion
 
 
 @pytest.fixture(scope="module")
