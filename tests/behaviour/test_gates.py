@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tests.behaviour.champions import FULL, Champion, environment
