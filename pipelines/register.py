@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,7 +109,9 @@ def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics:
 
     weights = json.loads((folder / "provenance.json").read_text())["weights_digest"]
     run = tracking.run_for(store, model, "weights_digest", weights, {"stage": "register"})
-    with mlflow.start_run(run_id=run):
+    with mlflow.start_run(run_id=run), warnings.catch_warnings():
+        # MLflow would like type hints on `predict`, and takes them for a schema of the input.
+        warnings.simplefilter("ignore", UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="bundle",
             python_model=str(Path(__file__).with_name("packaged.py")),

@@ -116,7 +116,9 @@ def git_commit() -> str:
     """Commit of the checkout, with "+changes" if tracked files differ; "none" outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
-        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        # What the stages themselves write does not make the code another.
+        written = (":!dvc.lock", ":!metrics.json")
+        dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     except (OSError, subprocess.CalledProcessError):
         return "none"
     return f"{commit}+changes" if dirty else commit
