@@ -210,7 +210,8 @@ def _first(event: npt.NDArray[np.bool_], starts: npt.NDArray[np.bool_]) -> npt.N
     """The first event of each trail, bool (n,)."""
     heads = np.flatnonzero(starts)
     seen = np.cumsum(event)
-    before: npt.NDArray[np.int64] = np.repeat(seen[heads] - event[heads], np.diff(np.append(heads, len(starts))))
+    size = np.diff(np.append(heads, len(starts)))
+    before: npt.NDArray[np.int64] = np.repeat(seen[heads] - event[heads], size)
     return np.asarray(event & (seen - before == 1))
 
 
