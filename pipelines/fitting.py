@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import lstm, windows
 from pipelines.parts import Part
@@ -61,6 +62,9 @@ def fit(
 ) -> Fitted:
     """Train until validation mAP has not risen for `patience` epochs; keep the best epoch.
 
+    What is validated and kept is the running average of the weights, which is steadier than any
+    one step of them (Polyak and Juditsky, 1992).
+
     Args:
         learned: the training part.
         held: the validation part.
@@ -83,21 +87,23 @@ def fit(
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(float(settings["average"])))
     best = {k: v.clone() for k, v in network.state_dict().items()}
-    state = _resume(checkpoints, network, optimiser, best)
+    state = _resume(checkpoints, network, averaged, optimiser, best)
     data = _Resident(learned, shape.length, settings, device)
     with Progress("lstm", int(settings["epochs"]), "epochs", done=state.epoch) as step:
         while state.epoch < settings["epochs"] and not _stalled(state, settings):
-            loss = data.epoch(network, optimiser, state.epoch)
-            ap = validation_ap(network, held, device)
+            loss = data.epoch(network, averaged, optimiser, state.epoch)
+            smooth = cast(lstm.TrailLSTM, averaged.module)
+            ap = validation_ap(smooth, held, device)
             figures = {"loss": loss, "validation_map": float(np.nanmean(list(ap.values())))}
             figures |= {f"validation_ap.{name}": value for name, value in ap.items()}
             if figures["validation_map"] > state.best:
                 state.best, state.best_epoch = figures["validation_map"], state.epoch
-                best = {k: v.detach().clone() for k, v in network.state_dict().items()}
+                best = {k: v.detach().clone() for k, v in smooth.state_dict().items()}
             state.curves.append(figures)
             state.epoch += 1
-            _checkpoint(checkpoints, network, optimiser, best, state)
+            _checkpoint(checkpoints, network, averaged, optimiser, best, state)
             report(state.epoch, figures)
             step(1, f"loss {loss:.4f}, validation mAP {figures['validation_map']:.3f}")
     network.load_state_dict(best)
@@ -152,7 +158,13 @@ class _Resident:
         self._device = device
         self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
 
-    def epoch(self, network: lstm.TrailLSTM, optimiser: torch.optim.Optimizer, epoch: int) -> float:
+    def epoch(
+        self,
+        network: lstm.TrailLSTM,
+        averaged: AveragedModel,
+        optimiser: torch.optim.Optimizer,
+        epoch: int,
+    ) -> float:
         """One pass over the part; the same epoch draws the same batches after a restart."""
         seed = int(self._settings["seed"]) * 100_003 + epoch
         torch.manual_seed(seed)
@@ -170,6 +182,7 @@ class _Resident:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
+            averaged.update_parameters(network)
             total += loss.detach()
         return float(total) / max(len(batches), 1)
 
@@ -202,6 +215,7 @@ def _stalled(state: State, settings: Mapping[str, Any]) -> bool:
 def _checkpoint(
     folder: Path,
     network: lstm.TrailLSTM,
+    averaged: AveragedModel,
     optimiser: torch.optim.Optimizer,
     best: Mapping[str, torch.Tensor],
     state: State,
@@ -210,6 +224,7 @@ def _checkpoint(
     from safetensors.torch import save_file
 
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"averaged.{k}": v for k, v in averaged.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
     for i, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
@@ -228,6 +243,7 @@ def _checkpoint(
 def _resume(
     folder: Path,
     network: lstm.TrailLSTM,
+    averaged: AveragedModel,
     optimiser: torch.optim.Optimizer,
     best: dict[str, torch.Tensor],
 ) -> State:
@@ -245,6 +261,7 @@ def _resume(
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     network.load_state_dict(part("network."))
+    averaged.load_state_dict(part("averaged."))
     best.update({k: v.to(best[k].device) for k, v in part("best.").items()})
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in part("optimiser.").items():

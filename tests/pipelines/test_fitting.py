@@ -24,6 +24,7 @@ SETTINGS = {
     "weight_decay": 0.0,
     "epochs": 6,
     "patience": 10,
+    "average": 0.9,
 }
 
 
@@ -138,7 +139,8 @@ def test_scans_that_are_not_counted_do_not_train(tmp_path):
     network = lstm.TrailLSTM(lstm.Shape(4, 8), *standardisation(blind.features))
     optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    assert data.epoch(network, optimiser, 0) == 0
+    averaged = fitting.AveragedModel(network)
+    assert data.epoch(network, averaged, optimiser, 0) == 0
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
