@@ -132,6 +132,7 @@ _NETWORK: Final[dict[str, Callable[[Facts], Column]]] = {
     "edge_unused": _with_steps(lambda f: f.steps.known & (f.steps.edge_used == 0)),  # type: ignore[union-attr]
     "edge_used_log": _with_steps(lambda f: _log(f.steps.edge_used)),  # type: ignore[union-attr]
     "edge_share": _with_steps(lambda f: f.steps.edge_share),  # type: ignore[union-attr]
+    "region_used_log": _with_steps(lambda f: _log(f.steps.region_used)),  # type: ignore[union-attr]
     "step_z": _with_steps(lambda f: np.clip(f.steps.z, -10, 10)),  # type: ignore[union-attr]
     "step_low_ratio": _low_ratio,
     "step_support_log": _with_steps(lambda f: _log(f.steps.support)),  # type: ignore[union-attr]

@@ -112,6 +112,7 @@ class Steps:
         known: bool, the network knows both sites well enough to judge the edge.
         edge_used: how often the edge was used.
         edge_share: share of the departures of the previous site that took this edge.
+        region_used: departures of the previous site to any site in this one's region.
         expected_h: median time of such a step, hours.
         z: robust standard score of log(1 + hours).
         low_h: 1 % quantile, hours.
@@ -124,6 +125,7 @@ class Steps:
     known: npt.NDArray[np.bool_]
     edge_used: Int64
     edge_share: Float32
+    region_used: Int64
     expected_h: Float32
     z: Float32
     low_h: Float32
@@ -183,11 +185,24 @@ class BoundNetwork:
         has_hub = region >= 0
         self._hub = np.full(len(sites), -1, dtype=np.int64)
         self._hub[has_hub] = self._place[region[has_hub]]
+        self._into_region = self._used_by_region()
         self._market_key = network.markets[:, 0] * (k + 1) + network.markets[:, 1]
         self._market_n = network.markets[:, 2]
         self._product, inverse = np.unique(network.markets[:, 0], return_inverse=True)
         self._product_n = np.zeros(len(self._product), dtype=np.int64)
         np.add.at(self._product_n, inverse, self._market_n)
+
+    def _used_by_region(self) -> Int64:
+        """Departures of each site to each region (the place of its hub), int64 (k, k)."""
+        region = np.full(self._k, -1, dtype=np.int64)
+        seen = self._place >= 0
+        region[self._place[seen]] = self._hub[seen]
+        into = np.zeros((self._k, self._k), dtype=np.int64)
+        start, end = np.nonzero(self._used)
+        inside = region[end] >= 0
+        start, end = start[inside], end[inside]
+        np.add.at(into, (start, region[end]), self._used[start, end])
+        return into
 
     def steps(self, scans: Scans, previous: Index) -> Steps:
         """What the network says of the step that leads to each scan (n scans in trail order)."""
@@ -200,6 +215,10 @@ class BoundNetwork:
         used = np.where(both, self._used[a0, b0], 0) if self._k else np.zeros(len(end), np.int64)
         left = np.where(both, self._left[a0], 0) if self._k else np.zeros(len(end), np.int64)
         arrived = np.where(both, self._arrived[b0], 0) if self._k else left
+        hub = self._hub[scans.site[end]]
+        near = (a >= 0) & (hub >= 0)
+        region_used = np.zeros(len(end), dtype=np.int64)
+        region_used[near] = self._into_region[a[near], hub[near]]
         moved = scans.site[start] != scans.site[end]
         hours = (scans.time_us[end] - scans.time_us[start]) / 3.6e9
         ops = scans.op[start].astype(np.int64) * _OPS + scans.op[end]
@@ -213,6 +232,7 @@ class BoundNetwork:
             "known": both & moved & (left >= MIN_SITE) & (arrived >= MIN_SITE),
             "edge_used": used,
             "edge_share": (used / np.maximum(left, 1)).astype(np.float32),
+            "region_used": region_used,
             "expected_h": np.where(found, np.expm1(times.center[row]), 0).astype(np.float32),
             "z": np.where(found, (log_h - times.center[row]) / spread, 0).astype(np.float32),
             "low_h": np.where(found, times.low_h[row], 0).astype(np.float32),
