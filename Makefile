@@ -69,7 +69,7 @@ score: $(ML_READY) ## score a file with the champion: FILE= OUT= [MODEL= SITES= 
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
-	@$(ML) pytest -n $(WORKERS) --dist loadgroup --ignore=tests/dags $(chosen) tests
+	@$(ML) pytest -n $(WORKERS) --dist loadfile --ignore=tests/dags $(chosen) tests
 	@if [ -d tests/dags ]; then \
 		AIRFLOW_HOME="$$PWD/.airflow-test" AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-airflow/bin/python -m pytest $(chosen) tests/dags; \

@@ -10,10 +10,7 @@ import pytest
 from tests.behaviour.champions import SHARED, Champion, trained_on_korea
 from trail.scan import ANOMALIES
 
-pytestmark = [
-    pytest.mark.skipif(not SHARED.exists(), reason="the real extract is not here"),
-    pytest.mark.xdist_group("korea"),
-]
+pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="the real extract is not here")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,6 @@ from trail.epc import parse
 from trail.scan import ANOMALIES
 from world.tampering import SUBTYPES, tamper
 
-pytestmark = pytest.mark.xdist_group("stages")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

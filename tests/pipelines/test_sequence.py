@@ -12,8 +12,6 @@ from pipelines.parts import PARTS, load_part
 from tests.pipelines.small_world import LABEL, SEQUENCE, validated
 from trail.features import FEATURES
 
-pytestmark = pytest.mark.xdist_group("stages")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:

@@ -7,18 +7,6 @@ route's usual time lies in the lower tail of what lorries do, and a diverted box
 boxes that left with it more often than others do.
 """
 
-from __future__ import annotations
-
-import json
-import subprocess
-import sys
-
-import pytest
-
-from tests.behaviour.champions import FULL, Champion, environment
-
-pytestmark = pytest.mark.xdist_group("default")
-
 CONTROLS = (
     "fake_in_quota",
     "dup_whole_box",
@@ -80,39 +68,3 @@ for i, subtype in enumerate(SUBTYPES):
     }
 print("FOUND" + json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def champion(default_champion: Champion) -> Champion:
-    return default_champion
-
-
-@pytest.fixture(scope="module")
-def controls(champion) -> dict[str, dict[str, float]]:
-    code = CODE.replace("SCANS", "600_000" if FULL else "200_000")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=champion.home,
-        env=environment(champion.home),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.split("FOUND")[1])
-    for name, figures in found.items():
-        print(name, {k: round(v, 3) for k, v in figures.items()})
-    return found
-
-
-@pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_is_not_told(controls, name):
-    figures = controls[name]
-    assert figures["lots"] >= 5, "too few to say anything"
-    assert figures["low"] <= 0.55
-    assert figures["recall_at_fpr1"] <= 0.1
-
-
-@pytest.mark.parametrize("name", ["jump_plausible", "loc_box_diverted"])
-def test_what_ranks_higher_by_right_is_not_worth_an_alert(controls, name):
-    assert controls[name]["recall_at_fpr1"] <= 0.05
-    assert controls[name]["low"] <= 0.75
