@@ -72,6 +72,8 @@ def project(home: Path) -> Path:
         )
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, home / name)
+    # Tests run side by side: threads that wait for each other would only stand in the way.
+    set_params(home, train__gbm__threads=1)
     subprocess.run(
         [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=home, check=True
     )
