@@ -1,7 +1,8 @@
 """Stage register: weights -> the bundle as an MLflow model version with the alias `challenger`.
 
-The first version of a model also becomes its `champion`. The same bundle is never registered
-twice: a version is found again by the bundle's digest.
+The first version of a model also becomes its `champion`, and so does one that follows a champion
+which this program cannot use any more, because its features have changed. The same bundle is never
+registered twice: a version is found again by the bundle's digest.
 """
 
 from __future__ import annotations
@@ -70,10 +71,23 @@ def register(model: str, folder: Path, metrics: Path) -> str:
     else:
         say(f"register: {model} version {version} holds this bundle already")
     store.set_registered_model_alias(model, CHALLENGER, version)
-    if alias(store, model, CHAMPION) is None:
+    reason = _vacant(store, model)
+    if reason:
         store.set_registered_model_alias(model, CHAMPION, version)
-        say(f"register: {model} had no champion; version {version} is the first")
+        say(f"register: {model} {reason}; version {version} is the champion")
     return version
+
+
+def _vacant(store: MlflowClient, model: str) -> str:
+    """Why a model needs a champion; empty where it has one that this program can use."""
+    found = fetch(store, model)
+    if found is None:
+        return "had no champion"
+    try:
+        bundle.verify(found[0])
+    except bundle.BundleError as error:
+        return f"had a champion that cannot be used any more ({error})"
+    return ""
 
 
 def version_of(store: MlflowClient, model: str, digest: str) -> str | None:
