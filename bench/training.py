@@ -7,12 +7,13 @@ import torch
 
 from bench.clock import in_turn
 from models import lstm, windows
+from trail.features import FEATURES
 from trail.scan import ANOMALIES
 
 
 def run(quick: bool) -> list[str]:
     """Lines of ratios: labelled scans a second of both ways on the processor."""
-    trails, size, inputs = (600 if quick else 3000), 10, 79
+    trails, size, inputs = (600 if quick else 3000), 10, len(FEATURES)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(trails * size, inputs)).astype(np.float32)
     target = (rng.random((trails * size, len(ANOMALIES))) < 0.02).astype(np.float32)
