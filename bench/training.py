@@ -36,10 +36,8 @@ def run(quick: bool) -> list[str]:
     ]
 
 
-def _step(
-    network: lstm.TrailLSTM, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor
-) -> None:
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
+def _step(optimiser: torch.optim.Optimizer, logits: torch.Tensor, target: torch.Tensor) -> None:
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
@@ -57,7 +55,7 @@ def _by_index(
     start, size, _ = windows.spans(offsets, shape.length)
     for batch in windows.batches(size, 4096):
         rows = torch.from_numpy(windows.padded(start[batch], size[batch])[0])
-        _step(network, optimiser, x[rows], y[rows])
+        _step(optimiser, network(x[rows]), y[rows])
 
 
 class _Windows(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -94,7 +92,4 @@ def _windows(
     optimiser = torch.optim.AdamW(network.parameters())
     data = _Windows(shape, features, target, offsets)
     for x, y in torch.utils.data.DataLoader(data, batch_size=256, shuffle=True):
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x)[:, -1], y)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+        _step(optimiser, network(x)[:, -1], y)
