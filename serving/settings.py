@@ -1,0 +1,130 @@
+"""Where things are: the service's settings, read from the environment and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+PREFIX = "TRAILWATCH_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; names the variable, its value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of one serving process; each is the variable `TRAILWATCH_<NAME>` in upper case.
+
+    Attributes:
+        home: folder of local state (history, log, uploads) and of the local MLflow store.
+        host: address to listen on.
+        port: port to listen on.
+        model: registered model whose champion judges.
+        bundle: a bundle folder instead of a registered model, "" for the registry.
+        sites: site master file, "" for the bundle's own.
+        registry: file of genuine products, "" for the bundle's own where it applies.
+        history: `lmdb:<folder>`, `redis://host:port/db` (also `rediss://`), or `memory:`.
+        log: `sqlite:<file>` or `postgresql://...`.
+        zone: IANA zone of times that name none.
+        durable: "process" (against its death) or "power" (against power loss): of log and LMDB.
+        poll_s: seconds between looks at the registry's aliases.
+        challenger: "off", "shadow" (judges silently) or "ab" (answers for its share).
+        challenger_share: share of the EPCs that the challenger judges, 0 to 1.
+        keep_days_after_sale: days that a trail is kept after its sale.
+        keep_days_idle: days that an unsold trail or a lot is kept after its last scan.
+        most_rows: rows a scoring request may hold.
+        most_body_mib: MiB a request's body may have (uploads of jobs are apart).
+        most_upload_mib: MiB an uploaded file may have.
+        requests_per_minute: of one key or address; 0 is no limit.
+        concurrent: scoring requests at a time; more are told to come again.
+        api_keys: "" or `name:scope+scope:sha256-of-the-key` entries, separated by commas.
+    """
+
+    home: Path = Path(".")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: str = "trailwatch"
+    bundle: str = ""
+    sites: str = ""
+    registry: str = ""
+    history: str = ""
+    log: str = ""
+    zone: str = "UTC"
+    durable: str = "process"
+    poll_s: float = 10.0
+    challenger: str = "off"
+    challenger_share: float = 0.1
+    keep_days_after_sale: float = 90.0
+    keep_days_idle: float = 400.0
+    most_rows: int = 20_000
+    most_body_mib: int = 16
+    most_upload_mib: int = 4_096
+    requests_per_minute: int = 0
+    concurrent: int = 64
+    api_keys: str = ""
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment.
+
+        Raises:
+            SettingsError: a value cannot be used.
+        """
+        given = os.environ if environment is None else environment
+        defaults = cls()
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            name = PREFIX + field.name.upper()
+            text = given.get(name, "").strip()
+            if not text:
+                continue
+            kind = type(getattr(defaults, field.name))
+            try:
+                values[field.name] = kind(text)
+            except ValueError as error:
+                raise SettingsError(f"{name} is {text!r}; give a {kind.__name__}") from error
+        return replace(defaults, **values)._checked()  # type: ignore[arg-type]
+
+    def _checked(self) -> Settings:
+        for name, allowed in (("durable", ("process", "power")), ("challenger", _CHALLENGER)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise _wrong(name, value, f"give one of {', '.join(allowed)}")
+        if not 0 <= self.challenger_share <= 1:
+            raise _wrong("challenger_share", self.challenger_share, "give a share from 0 to 1")
+        if not 0 < self.port < 65_536:
+            raise _wrong("port", self.port, "give a port from 1 to 65535")
+        for name in ("most_rows", "most_body_mib", "most_upload_mib", "concurrent"):
+            if getattr(self, name) < 1:
+                raise _wrong(name, getattr(self, name), "give at least 1")
+        try:
+            ZoneInfo(self.zone)
+        except (ValueError, OSError) as error:
+            raise _wrong("zone", self.zone, "give an IANA zone such as Asia/Seoul") from error
+        return self
+
+    @property
+    def history_url(self) -> str:
+        """URL of the history store; LMDB in the home folder by default."""
+        return self.history or f"lmdb:{self.home / 'state' / self.model / 'history'}"
+
+    @property
+    def log_url(self) -> str:
+        """URL of the prediction log; SQLite in the home folder by default."""
+        return self.log or f"sqlite:{self.home / 'state' / self.model / 'log.db'}"
+
+    @property
+    def uploads(self) -> Path:
+        """Folder of uploaded files and their results."""
+        return self.home / "state" / self.model / "jobs"
+
+
+_CHALLENGER = ("off", "shadow", "ab")
+
+
+def _wrong(name: str, value: object, remedy: str) -> SettingsError:
+    return SettingsError(f"{PREFIX}{name.upper()} is {value!r}; {remedy}")
