@@ -10,28 +10,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from intake.errors import IntakeError
 from intake.master import read_registry, read_sites
 from intake.read import read_scans
 from intake.table import Intake
+from models import results
 from models.bundle import Bundle, BundleError
 from models.scoring import Scored, registry_that_applies, score
 from pipelines import params, register, tracking
 from pipelines.progress import Progress, percent, say
 from trail.registry import Registry
-from trail.scan import ANOMALIES
-
-SUFFIXES: Final = (".csv", ".parquet")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(asked: argparse.Namespace) -> None:
     """Read, judge, write and sum up."""
-    if asked.out.suffix not in SUFFIXES:
+    if asked.out.suffix not in results.SUFFIXES:
         raise ValueError(f"OUT is {str(asked.out)!r}; let it end in .csv or .parquet")
     bundle, name = champion(asked.model, asked.bundle)
     sites = read_sites(asked.sites or bundle.folder / "sites.csv")
@@ -68,10 +60,10 @@ def run(asked: argparse.Namespace) -> None:
         say(f"score: {note}")
     with Progress("score", len(intake.scans), "scans") as step:
         scored = score(bundle, intake.scans, intake.sites, registry, step)
-    write(asked.out, intake, scored)
-    beside = quarantine_path(asked.out)
+    results.write(asked.out, results.tables(intake.scans, intake.event_id, scored))
+    beside = results.quarantine_path(asked.out)
     if len(intake.quarantine):
-        _replace(beside, lambda path: pyarrow.csv.write_csv(intake.quarantine, path))
+        results.write(beside, iter([intake.quarantine]))
     else:
         beside.unlink(missing_ok=True)
     say(summary(asked.out, intake, scored))
@@ -110,44 +102,6 @@ def _registry(asked: argparse.Namespace, bundle: Bundle, intake: Intake) -> tupl
     )
 
 
-def table(intake: Intake, scored: Scored) -> pa.Table:
-    """One row a scan, in input order."""
-    scans = intake.scans
-    columns: dict[str, pa.Array] = {"row": pa.array(scans.row)}
-    if intake.event_id is not None:
-        columns["event_id"] = intake.event_id
-    columns["epc_code"] = scans.codes.text.take(pa.array(scans.epc))
-    for k, name in enumerate(ANOMALIES):
-        columns[name] = pa.array(scored.flag[:, k])
-    for k, name in enumerate(ANOMALIES):
-        columns[f"{name}Score"] = pa.array(np.round(scored.score[:, k].astype(np.float64), 1))
-    columns["source"] = pa.array(scored.source)
-    columns["evidence"] = pa.array(scored.evidence)
-    return pa.table(columns)
-
-
-def write(out: Path, intake: Intake, scored: Scored) -> None:
-    """Write the verdicts; the file appears as a whole or not at all."""
-    rows = table(intake, scored)
-    if out.suffix == ".parquet":
-        _replace(out, lambda path: pq.write_table(rows, path))
-    else:
-        _replace(out, lambda path: pyarrow.csv.write_csv(rows, path))
-
-
-def _replace(path: Path, fill: Callable[[str], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
-        fill(str(fresh))
-        os.replace(fresh, path)
-
-
-def quarantine_path(out: Path) -> Path:
-    """Where rows that cannot be read go: `verdicts.quarantine.csv` beside `verdicts.csv`."""
-    return out.with_name(f"{out.stem}.quarantine.csv")
-
-
 def summary(out: Path, intake: Intake, scored: Scored) -> str:
     """What a person wants to know of a scored file."""
     flagged = np.asarray(scored.flag.any(axis=1))
@@ -162,7 +116,7 @@ def summary(out: Path, intake: Intake, scored: Scored) -> str:
         lines.append(f"  {name:<12} {count:>9,}")
     lines.append(f"verdicts: {out}")
     if len(intake.quarantine):
-        lines.append(f"not read, with reasons: {quarantine_path(out)}")
+        lines.append(f"not read, with reasons: {results.quarantine_path(out)}")
     return "\n".join(lines)
 
 
