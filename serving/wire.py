@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from trail.scan import ANOMALIES
+from trail.scan import ANOMALIES, EVENT_TYPES
 
 if TYPE_CHECKING:
     from serving.rows import BadRow, Rows
@@ -284,3 +284,98 @@ def _main_version(answer: Answer) -> str:
     """The version that gave most verdicts, "" where none did."""
     versions = [version for version in answer.version if version]
     return max(set(versions), key=versions.count) if versions else ""
+
+
+EXAMPLE_REQUEST: Final = {
+    "data": [
+        {
+            "event_id": 12345,
+            "epc_code": "001.8804823.1293291.010004.20250701.000004002",
+            "location_id": 101,
+            "business_step": "Factory",
+            "event_type": "Aggregation",
+            "event_time": "2024-01-15T08:30:00Z",
+            "file_id": 1,
+        }
+    ]
+}
+_COUNTS_EXAMPLE: Final = {
+    "totalEvents": 2,
+    "jumpCount": 1,
+    "evtOrderErrCount": 0,
+    "epcFakeCount": 0,
+    "epcDupCount": 0,
+    "locErrCount": 1,
+}
+_FLAGS_EXAMPLE: Final = {"locErr": True, "locErrScore": 64.0, "jump": True, "jumpScore": 87.2}
+_STATS_EXAMPLE: Final = {
+    "epcAnomalyStats": [
+        {"epcCode": "001.8804823.1293291.010004.20250701.000004002", **_COUNTS_EXAMPLE}
+    ],
+    "fileAnomalyStats": _COUNTS_EXAMPLE,
+}
+
+
+def example_answer(manner: Manner) -> dict[str, Any]:
+    """An answer of a route as its documentation shows it."""
+    event: dict[str, Any] = {"eventId": 12347, **_FLAGS_EXAMPLE}
+    if manner.by == "model":
+        event["lstmScore"] = {"locErr": 58.3, "jump": 91.0}
+    if not manner.full:
+        return {"fileId": 1, "EventHistory": [event], **_STATS_EXAMPLE}
+    event = {
+        **event,
+        "index": 2,
+        "epcCode": _STATS_EXAMPLE["epcAnomalyStats"][0]["epcCode"],  # type: ignore[index]
+        "modelVersion": "7",
+        "source": "model",
+        "confidence": "high",
+        "evidence": "the journey took 0.4 h, where this leg never took less than 3.1 h",
+    }
+    return {
+        "fileId": 1,
+        "EventHistory": [event],
+        **_STATS_EXAMPLE,
+        "receipt": "3f1c9a52b7d84e60",
+        "modelVersion": "7",
+        "degraded": False,
+        "scored": 3,
+        "repeated": 0,
+        "latencyMs": 3.2,
+    }
+
+
+def request_schema() -> dict[str, Any]:
+    """The JSON Schema of a scoring request; what it does not name is ignored."""
+    number = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    digits = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+    fields: dict[str, dict[str, Any]] = {
+        "epc_code": {"type": "string", "description": "The code as scanned, genuine or not."},
+        "location_id": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+        "event_type": {"type": "string", "enum": list(EVENT_TYPES)},
+        "event_time": {
+            "anyOf": [{"type": "string"}, {"type": "number"}],
+            "description": "ISO 8601, with or without a zone, or a time since 1970 in seconds "
+            "(10 digits), milliseconds (13) or microseconds (16).",
+        },
+        "event_id": {"anyOf": [number, digits], "description": "Names the scan in answers."},
+        "file_id": {"anyOf": [number, digits], "description": "Each file gets its own report."},
+    }
+    row = {
+        "type": "object",
+        "description": "Names may be in camelCase too (`eventId`, `epcCode`, ...).",
+        "required": list(FIELDS)[:4],
+        "properties": fields,
+    }
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"type": "array", "minItems": 1, "items": row}},
+    }
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schemas of all answers, by name, for `#/components/schemas`."""
+    return msgspec.json.schema_components(
+        [FileReport, ScoredFileReport, Rejected], ref_template="#/components/schemas/{name}"
+    )[1]
