@@ -146,7 +146,7 @@ PUBLIC: Final = params.Depends(everybody)
 def undecided(app: FastAPI) -> list[str]:
     """Routes and WebSockets of the app that carry no decision about who may use them."""
     return [
-        f"{route.path or route.original_route!r}"
+        route.path or repr(route.original_route)
         for route in iter_route_contexts(app.routes)
         if not any(
             isinstance(call, Allow) or call is everybody
