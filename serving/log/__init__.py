@@ -1,7 +1,7 @@
 """The prediction log: every scored scan with its verdict, durable before the answer leaves.
 
 It is what monitoring, explanations, feedback, replay and the next training read. SQLite by
-default, PostgreSQL by URL, one set of tables and statements.
+default, PostgreSQL by URL, one set of tables and statements; `serving.log.opened` opens it.
 """
 
 from __future__ import annotations
@@ -171,7 +171,12 @@ class PredictionLog(Protocol):
         """Write a request, durably, before returning.
 
         A scan that is in the log already is not written again, nor is a second `given` verdict on
-        it; so a request that is sent again after a crash completes what was written of it.
+        it; so a request that is sent again after a crash completes what was written of it. Revised
+        and shadow verdicts on scans that the log does not hold (any more) are left out.
+
+        Raises:
+            ValueError: scans and verdicts are not as many, a verdict stands in the wrong list, or
+                a number does not fit.
         """
 
     def given(self, scans: list[LoggedScan]) -> list[tuple[str, LoggedVerdict] | None]:
@@ -198,17 +203,31 @@ class PredictionLog(Protocol):
     def remembered(self, ids: list[int]) -> None:
         """Note that the history store has learned these scans."""
 
-    def add_feedback(self, feedback: Feedback) -> bool:
-        """Write an analyst's verdict; False where the same person said the same before.
+    def forget(self, before_us: int) -> int:
+        """Delete requests received before a time, with their scans and all verdicts on those.
 
-        A later word on the same scan and type replaces an earlier one of the same person.
+        Requests are forgotten in the order in which they were written, up to the first one that
+        was received later. Feedback is never forgotten. Goes in small steps, between which others
+        may write.
+
+        Returns:
+            How many scans were forgotten.
+        """
+
+    def add_feedback(self, feedback: Feedback) -> bool:
+        """Write an analyst's verdict; False where it changes nothing.
+
+        A later word on the same scan and type replaces an earlier one of the same person; the same
+        word (verdict and reason) again, or an older one than is known, changes nothing.
         """
 
     def feedback(self) -> list[Feedback]:
-        """The verdicts that count, by time."""
+        """The verdicts that count, the last word of each person, by time."""
 
     def figures(self) -> dict[str, Any]:
-        """Scans, requests, verdicts by kind, waiting scans, last id: for metrics and readiness."""
+        """For metrics and readiness: `requests`, `scans`, `verdicts` (of each kind), `waiting`,
+        `last_id`, `feedback`.
+        """
 
     def ping(self) -> None:
         """Raise `LogError` where the log cannot be written."""
