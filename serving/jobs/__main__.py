@@ -46,8 +46,9 @@ def main(words: list[str] | None = None) -> int:
     try:
         score(asked, says)
     except Exception as error:
-        traceback.print_exc()
         says.now(state=State.FAILED, error=_told(error))
+        with contextlib.suppress(OSError):  # the log lies on the disk that may be full
+            traceback.print_exc()
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
@@ -30,7 +29,7 @@ SUFFIX_OF_TYPE: Final = {
 
 _ALIASES: Final = {".ndjson": ".jsonl"}
 _NAME_BYTES: Final = 200
-_REST_BYTES: Final = 65_536
+REST_BYTES: Final = 65_536
 """Bytes that all but the file may take in a form."""
 
 
@@ -45,9 +44,9 @@ def file_name(name: str, content_type: str) -> str:
         JobError: neither does.
     """
     last = re.split(r"[/\\]", name)[-1].strip()
-    plain = re.sub(r"[^\w.()+ -]", "_", last).lstrip(".")
-    stem, suffix = Path(plain).stem, Path(plain).suffix
-    read_as = _ALIASES.get(suffix.lower(), suffix)
+    plain = re.sub(r"[^\w.()+ -]", "_", last)
+    stem, dot, end = plain.rpartition(".")
+    read_as = _ALIASES.get(f"{dot}{end}".lower(), f"{dot}{end}")
     if read_as.lower() not in SUFFIXES:
         bare = content_type.partition(";")[0].strip().lower()
         if bare not in SUFFIX_OF_TYPE:
@@ -57,7 +56,7 @@ def file_name(name: str, content_type: str) -> str:
                 f"give it a filename that ends in one of {', '.join(SUFFIXES)}",
             )
         stem, read_as = plain, SUFFIX_OF_TYPE[bare]
-    stem = stem.encode()[: _NAME_BYTES - len(read_as.encode())].decode(errors="ignore")
+    stem = stem.lstrip(".").encode()[: _NAME_BYTES - len(read_as.encode())].decode(errors="ignore")
     return f"{stem or 'scans'}{read_as}"
 
 
@@ -178,7 +177,7 @@ class FormFile:
             self._data.append(data[start:end])
             return
         self._rest += end - start
-        if self._rest > _REST_BYTES:
+        if self._rest > REST_BYTES:
             raise JobError(
                 Fault.BAD_UPLOAD, "the form has more than a file in it; send the file alone"
             )

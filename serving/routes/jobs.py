@@ -16,7 +16,7 @@ from starlette.responses import FileResponse
 from starlette.websockets import WebSocketDisconnect
 
 from serving.jobs import Fault, Job, JobError, Jobs, State
-from serving.jobs.upload import SUFFIX_OF_TYPE, FormFile, disposition_name
+from serving.jobs.upload import REST_BYTES, SUFFIX_OF_TYPE, FormFile, disposition_name
 from serving.problems import Problem, documented
 from serving.security import SUBPROTOCOL, allow
 
@@ -121,7 +121,7 @@ JobId = Annotated[str, "id of a job"]
         "requestBody": {
             "required": True,
             "content": {
-                **{kind: _BINARY for kind in (*SUFFIX_OF_TYPE, "application/octet-stream")},
+                **dict.fromkeys((*SUFFIX_OF_TYPE, "application/octet-stream"), _BINARY),
                 "multipart/form-data": _FORM,
             },
         }
@@ -240,6 +240,8 @@ async def progress(websocket: WebSocket, job_id: JobId) -> None:
         for task in (telling, leaving):
             task.cancel()
         await asyncio.gather(telling, leaving, return_exceptions=True)
+    if not telling.cancelled() and (error := telling.exception()) is not None:
+        raise error
 
 
 def jobs_of(connection: HTTPConnection) -> Jobs:
@@ -267,7 +269,7 @@ async def _submit(request: Request, jobs: Jobs, name: str) -> Job:
             form.chunks(),
             name or inner,
             content_type=form.content_type,
-            length=announced,
+            length=None if announced is None else max(announced - REST_BYTES, 0),
             by=by,
         )
     name = name or disposition_name(request.headers.get("content-disposition", ""))
@@ -294,13 +296,14 @@ async def _tell(websocket: WebSocket, job_id: str) -> None:
         await websocket.close(1000)
     except JobError as error:
         await websocket.close(4404, str(error)[:100])
+    except WebSocketDisconnect:
+        pass  # it left while it was told
 
 
 async def _left(websocket: WebSocket) -> None:
     """Wait until the caller is gone; what it says meanwhile does not matter."""
-    with contextlib.suppress(WebSocketDisconnect):
-        while True:
-            await websocket.receive_text()
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
 
 
 async def _in_thread(call: Callable[..., T], *values: object) -> T:
