@@ -19,7 +19,13 @@ from trail.scan import Bool, Int64, Scans
 UInt8 = npt.NDArray[np.uint8]
 
 MOST_SCANS: Final = 512
-"""Scans that a trail may hold; beyond that the oldest are dropped, which is no honest trail."""
+"""Scans that a trail keeps; beyond that the oldest are dropped, also from the counters of the lot
+(but for the serial range of a group that others are in). It is no honest trail. The answer to the
+call that overfills it still holds all scans."""
+
+MOST_GROUPS: Final = 65_536
+"""Groups that the counters of a lot hold; scans in further ones are remembered, but not counted.
+A lot where each of 20,000 items is sold at its own second has some 20,500."""
 
 
 class HistoryError(RuntimeError):
