@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -26,27 +27,8 @@ from trail.scan import ANOMALIES
 COLUMNS: Final = ("event_id", "epc_code", "event_time", "anomaly", "verdict", "analyst", "why")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_TEXT: Final = frozenset(
-    [
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-        "NULL",
-        "NaN",
-        "None",
-        "n/a",
-        "nan",
-        "null",
-    ]
+_NO_TEXT: Final = re.compile(
+    r"|#N/A|#N/A N/A|#NA|-?1\.#IND|-?1\.#QNAN|-?NaN|-?nan|<NA>|N/A|NA|NULL|None|n/a|null"
 )
 """What readers of CSV take for nothing."""
 
@@ -112,7 +94,7 @@ def _unwritable(feedback: Feedback) -> str:
         return f"there is no anomaly {feedback.anomaly!r}"
     if feedback.event_id >= 0:
         return ""
-    if feedback.epc.strip() in _NO_TEXT or not feedback.epc.strip():
+    if _NO_TEXT.fullmatch(feedback.epc.strip()):
         return f"readers of CSV take the code {feedback.epc!r} for nothing"
     if _plain(feedback.epc) != feedback.epc:
         return f"a file of text cannot hold the code {feedback.epc!r}"
