@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import sys
 import threading
@@ -23,9 +24,9 @@ import msgspec
 from serving.jobs.record import RESULT_FORMATS, Folder, Report, State
 
 NICE: Final = 10
-READING: Final = 0.1
+READING: Final = 0.2
 """Share of the work that reading is; writing is `WRITING`, scoring the rest."""
-WRITING: Final = 0.05
+WRITING: Final = 0.2
 EVERY_S: Final = 0.25
 
 
@@ -46,7 +47,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         score(asked, says)
     except Exception as error:
-        says.now(state=State.FAILED, error=_told(error))
+        says.now(state=State.FAILED, error=_told(error), peak_mib=_peak_mib())
         with contextlib.suppress(OSError):  # the log lies on the disk that may be full
             traceback.print_exc()
     return 0
@@ -111,7 +112,8 @@ def score(asked: argparse.Namespace, says: Reporter) -> None:
         tables = results.tables(intake.scans, intake.event_id, scored)
         results.write(folder.result(form), tables, wrote_more)
     results.write(folder.quarantine, iter([intake.quarantine]))
-    says.now(state=State.DONE, progress=1.0, scored=n, flagged=scored.counts())
+    counts = scored.counts()
+    says.now(state=State.DONE, progress=1.0, scored=n, flagged=counts, peak_mib=_peak_mib())
 
 
 class Reporter:
@@ -161,6 +163,16 @@ def _told(error: Exception) -> str:
     if isinstance(error, (IntakeError, BundleError)):
         return str(error)
     return f"scoring failed: {type(error).__name__}: {error}"
+
+
+def _peak_mib() -> int:
+    """Most memory this process has held, MiB."""
+    with contextlib.suppress(OSError):  # where there is no such file
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) >> 10
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
 def _end_with_the_service() -> None:

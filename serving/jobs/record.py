@@ -60,6 +60,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         error: why it failed, for a person; "" otherwise.
         notes: sentences about the file that a user wants to know.
         digest: of the bundle that judged, "" before.
+        peak_mib: most memory that scoring took, MiB; 0 before it is over.
         expired: its result was kept its time and removed.
     """
 
@@ -81,6 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     notes: list[str] = []
     digest: str = ""
+    peak_mib: int = 0
     expired: bool = False
 
 
@@ -96,6 +98,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: list[str] | msgspec.UnsetType = msgspec.UNSET
     digest: str | msgspec.UnsetType = msgspec.UNSET
     error: str | msgspec.UnsetType = msgspec.UNSET
+    peak_mib: int | msgspec.UnsetType = msgspec.UNSET
 
     def onto(self, job: Job) -> Job:
         """The job with what is said here."""

@@ -71,6 +71,7 @@ class JobStatus(BaseModel):
     notes: list[str] = Field(description="What to know about the file")
     model: str = Field(description="Digest of the bundle that judges; empty before it begins")
     attempts: int = Field(description="How often scoring began; 2 after a death")
+    peak_mib: int = Field(description="Most memory that scoring took, MiB, once it is over")
     error: str | None = Field(description="Why it failed")
     created: str = Field(examples=["2026-03-01T09:30:00.125Z"])
     started: str | None
@@ -94,6 +95,7 @@ class JobStatus(BaseModel):
             notes=job.notes,
             model=job.digest,
             attempts=job.attempts,
+            peak_mib=job.peak_mib,
             error=job.error or None,
             created=_time(job.created_us),
             started=_time(job.started_us) if job.started_us else None,

@@ -131,6 +131,7 @@ def test_a_job_writes_what_the_command_writes(make, scans_csv, bundle_folder, tm
     table = pq.read_table(jobs.result(job.id, "parquet"))
     assert job.flagged == {name: sum(table[name].to_pylist()) for name in job.flagged}
     assert len(job.flagged) == 5 and job.by == "ann" and job.progress == 1 and job.digest
+    assert 50 < job.peak_mib < 2000
     assert job.created_us <= job.started_us <= job.finished_us
     assert not Folder(jobs.folder / job.id).upload.exists()
 
