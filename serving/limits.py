@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import problems
 from serving.problems import Problem
 
 _MOST_CALLERS: Final = 10_000
@@ -83,3 +86,55 @@ class Slots:
             yield
         finally:
             self.taken -= 1
+
+
+class BodyLimit:
+    """Refuses bodies that are too large, also those that do not say their length.
+
+    Args:
+        app: what comes after.
+        most: bytes that a body may have.
+        apart: other limits, by how the path starts.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, apart: dict[str, int]) -> None:
+        self.app = app
+        self.most = most
+        self.apart = apart
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        most = next((n for start, n in self.apart.items() if path.startswith(start)), self.most)
+        if _stated_length(scope) > most:
+            refusal = problems.response(*_too_large(most), headers={"Connection": "close"})
+            await refusal(scope, receive, send)
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise Problem(*_too_large(most), headers={"Connection": "close"})
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def _stated_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _too_large(most: int) -> tuple[int, str, str]:
+    return (
+        413,
+        f"the body has more than {most >> 20} MiB; send it in parts, or a large file to /jobs",
+        "too-large",
+    )

@@ -109,7 +109,6 @@ async def _on_store(request: Request, error: Exception) -> Response:
 _DETAILS: Final = {
     404: "there is nothing at this address; see /docs",
     405: "this address does not take that method; see /docs",
-    413: "the body is too large; send it in parts, or large files to /jobs",
 }
 
 SCHEMA: Final[dict[str, Any]] = {

@@ -13,7 +13,13 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +33,8 @@ if TYPE_CHECKING:
     from serving.scorer import Answer
 
 Store = TypeVar("Store")
+State = tuple[str, str, dict[str, str], float]
+"""A gauge with labels: name, meaning, labels, value."""
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request being answered, "" outside of one."""
@@ -46,6 +54,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "trailwatch_requests", "Requests", ["method", "route", "status"], registry=registry
@@ -99,12 +108,8 @@ class Metrics:
         self._cold += answer.source.count(Source.COLD)
         self._cold_share.set(self._cold / max(self._counted, 1))
 
-    def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """A gauge whose value is asked for when metrics are read."""
-        Gauge(name, meaning, registry=self.registry).set_function(value)
-
-    def states(self, status: Callable[[], list[tuple[str, str, dict[str, str], float]]]) -> None:
-        """Gauges with labels from `status`: (name, meaning, labels, value), asked when read."""
+    def states(self, status: Callable[[], list[State]]) -> None:
+        """Gauges whose values `status` tells when metrics are read."""
         self.registry.register(_States(status))
 
     def timed(self, store: Store, name: str, operations: Iterable[str]) -> Store:
@@ -113,7 +118,7 @@ class Metrics:
 
 
 class _States(Collector):
-    def __init__(self, status: Callable[[], list[tuple[str, str, dict[str, str], float]]]) -> None:
+    def __init__(self, status: Callable[[], list[State]]) -> None:
         self._status = status
 
     def collect(self) -> Iterable[Metric]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from starlette.requests import HTTPConnection
 
 from serving.history import History
+from serving.jobs import Jobs
 from serving.judge import Judge
 from serving.limits import Slots
 from serving.log import PredictionLog
@@ -34,6 +35,7 @@ class Service:
         judge: the models in use.
         scorer: the core.
         thread: the one thread that the core runs in.
+        jobs: large files.
     """
 
     settings: Settings
@@ -44,6 +46,7 @@ class Service:
     judge: Judge
     scorer: Scorer
     thread: Executor
+    jobs: Jobs
 
     async def in_core(self, call: Callable[..., T], *values: object) -> T:
         """Call the core in its thread."""

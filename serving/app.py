@@ -1,0 +1,209 @@
+"""The only place where things are wired: settings become a service."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse, JSONResponse
+
+from serving import problems, rows, wire
+from serving.history import History, HistoryError
+from serving.history.opened import open_history
+from serving.jobs import Jobs
+from serving.jobs.upload import REST_BYTES
+from serving.judge import Judge, Model
+from serving.limits import BodyLimit, Slots
+from serving.log import LogError, PredictionLog
+from serving.log.opened import open_log
+from serving.routes import Service, admin, feedback, health, jobs, score, trails
+from serving.scorer import Scorer
+from serving.security import PUBLIC, Gate, undecided
+from serving.settings import Settings, SettingsError
+from serving.telemetry import Metrics, State, Watch
+
+VERSION: Final = "0.1.0"
+_MIB: Final = 1 << 20
+_LOG: Final = logging.getLogger("trailwatch")
+_ABOUT: Final = """\
+Scores scans of a supply chain for five anomalies: `epcFake` (no genuine code), `epcDup` (one code
+in two places), `locErr` (wrong place in the flow), `evtOrderErr` (wrong order of operations) and
+`jump` (impossible movement). Errors are `application/problem+json` (RFC 9457)."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service; it opens its stores and models when it starts, and closes them when it stops.
+
+    Raises:
+        SettingsError: the keys cannot be used, or are missing where they are needed.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ExitStack() as stack:
+            try:
+                service = stack.enter_context(opened(settings, metrics))
+            except Exception as error:
+                app.state.failed = error  # for whoever started the server to tell
+                raise
+            app.state.service, app.state.jobs = service, service.jobs
+            yield
+
+    app = FastAPI(
+        title="Trailwatch",
+        version=VERSION,
+        description=_ABOUT,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.gate = Gate(settings)
+    problems.install(app)
+    for topic in (score, jobs, trails, feedback, health, admin):
+        app.include_router(topic.router)
+    _document(app)
+    app.add_middleware(
+        BodyLimit,
+        most=settings.most_body_mib * _MIB,
+        apart={"/jobs": settings.most_upload_mib * _MIB + REST_BYTES},
+    )
+    app.add_middleware(Watch, metrics=metrics)
+    if loose := undecided(app):
+        raise AssertionError(f"nothing says who may use {', '.join(loose)}; add allow() or PUBLIC")
+    return app
+
+
+@contextmanager
+def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
+    """Stores, models and core while the service runs.
+
+    Raises:
+        HistoryError, LogError: a store cannot be opened.
+    """
+    rows.warm_up(settings.zone)
+    with ExitStack() as stack:
+        history, log = _stores(settings)
+        stack.callback(history.close)
+        stack.callback(log.close)
+        history = metrics.timed(history, "history", ("remember", "recall", "mark"))
+        log = metrics.timed(log, "log", ("append", "given", "trail"))
+        judge = Judge(settings)
+        judge.start()
+        stack.callback(judge.stop)
+        scorer = Scorer(settings, history, log, judge)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
+        stack.callback(thread.shutdown)
+        files = Jobs(settings.uploads, settings, lambda: _folder(judge.panel().champion))
+        files.start()
+        stack.callback(files.stop)
+        slots = Slots(settings.concurrent)
+        service = Service(settings, metrics, slots, history, log, judge, scorer, thread, files)
+        metrics.states(lambda: states(service))
+        yield service
+
+
+def _stores(settings: Settings) -> tuple[History, PredictionLog]:
+    """History and log.
+
+    Raises:
+        SettingsError: a URL cannot be used.
+        HistoryError, LogError: a store cannot be opened.
+    """
+    try:
+        history = open_history(
+            settings.history_url,
+            keep_days_after_sale=settings.keep_days_after_sale,
+            keep_days_idle=settings.keep_days_idle,
+            durable=settings.durable,
+        )
+        try:
+            return history, open_log(settings.log_url, durable=settings.durable)
+        except BaseException:
+            history.close()
+            raise
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _folder(champion: Model | None) -> Path | None:
+    return champion.bundle.folder if champion else None
+
+
+def states(service: Service) -> list[State]:
+    """What is asked when metrics are read: the models in use, and what waits."""
+    panel = service.judge.panel()
+    models = {"champion": panel.champion, "challenger": panel.challenger}
+    told: list[State] = [
+        (
+            "trailwatch_model_info",
+            "Models in use",
+            {
+                "role": role,
+                "name": model.name,
+                "version": model.version,
+                "digest": model.bundle.digest[:12],
+            },
+            1,
+        )
+        for role, model in models.items()
+        if model
+    ]
+    told.append(
+        ("trailwatch_queue_depth", "Scoring requests in work or waiting", {}, service.slots.taken)
+    )
+    try:
+        waiting = service.log.figures()["waiting"]
+        told.append(("trailwatch_scans_not_remembered", "Scans to be remembered", {}, waiting))
+        for name, ping in (("history", service.history.ping), ("log", service.log.ping)):
+            told.append(("trailwatch_store_up", "The store answers", {"store": name}, _up(ping)))
+        for state, count in service.jobs.figures().items():
+            told.append(("trailwatch_jobs", "Jobs by state", {"state": state}, count))
+    except (LogError, OSError) as error:
+        _LOG.warning("metrics are incomplete: %s", error)
+    return told
+
+
+def _up(ping: Callable[[], None]) -> int:
+    try:
+        ping()
+    except (HistoryError, LogError):
+        return 0
+    return 1
+
+
+def _document(app: FastAPI) -> None:
+    """Serve the OpenAPI document and its page; add the schemas of the scoring routes."""
+    document: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not document:
+            document.update(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    routes=app.routes,
+                )
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(wire.schemas(), Problem=problems.SCHEMA)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[PUBLIC])
+    async def openapi_json() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    @app.get("/docs", include_in_schema=False, dependencies=[PUBLIC])
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="openapi.json", title="Trailwatch")
