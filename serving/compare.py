@@ -408,7 +408,7 @@ def _side_by_side(one: Arm, other: Arm) -> tuple[Arm, Arm] | None:
     """
     first, last = max(one.id[0], other.id[0]), min(one.id[-1], other.id[-1])
     arms = [arm.take((arm.id >= first) & (arm.id <= last)) for arm in (one, other)]
-    mixed = np.intersect1d(*(arm.epc for arm in arms))
+    mixed = np.intersect1d(arms[0].epc, arms[1].epc)
     one, other = (arm.take(~np.isin(arm.epc, mixed)) for arm in arms)
     return (one, other) if len(one.id) and len(other.id) else None
 
