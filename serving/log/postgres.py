@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from serving.log import LogError
 from serving.log.database import LIST, WAIT_S, Pool, Session
 from serving.log.rows import Row
-from serving.log.tables import COLUMNS, VERSION, creation
+from serving.log.tables import COLUMNS, CONFLICTS, VERSION, creation
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -231,5 +231,6 @@ def _insertion(table: str) -> str:
     arrays = ", ".join(f"%s::{_ARRAYS[kind]}" for kind in columns.values())
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) "
-        f"SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"
+        f"SELECT * FROM unnest({arrays}) "
+        f"ON CONFLICT ({CONFLICTS[table]}) DO NOTHING"
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from serving.log import LogError
 from serving.log.database import LIST, WAIT_S, Pool, Session
 from serving.log.rows import Row
-from serving.log.tables import COLUMNS, VERSION, creation
+from serving.log.tables import COLUMNS, CONFLICTS, VERSION, creation
 
 T = TypeVar("T")
 
@@ -223,4 +223,7 @@ def _bound(parameters: Sequence[Any]) -> Sequence[Any]:
 def _insertion(table: str) -> str:
     columns = COLUMNS[table]
     marks = ", ".join("?" for _ in columns)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) "
+        f"ON CONFLICT ({CONFLICTS[table]}) DO NOTHING"
+    )

@@ -78,16 +78,25 @@ COLUMNS: Final[dict[str, Kinds]] = {
     },
 }
 
+CONFLICTS: Final = {
+    "requests": "receipt",
+    "scans": "epc, time_us, event_id, op, location_id",
+    "origins": "model_version, digest, source, confidence",
+    "verdicts": "scan, request, kind, origin",
+    "feedback": "subject",
+}
+"""What makes a row the same row, by table. A number given out twice is none of these: an error."""
+
 _NULL: Final = {("scans", "whole")}
 _CONSTRAINTS: Final = {
     "log_schema": "",
     "counters": "PRIMARY KEY (id)",
-    "requests": "PRIMARY KEY (id), UNIQUE (receipt)",
+    "requests": f"PRIMARY KEY (id), UNIQUE ({CONFLICTS['requests']})",
     # Led by the code: it finds trails too, and the codes of a box lie side by side in it.
-    "scans": "PRIMARY KEY (id), UNIQUE (epc, time_us, event_id, op, location_id)",
-    "origins": "PRIMARY KEY (id), UNIQUE (model_version, digest, source, confidence)",
-    "verdicts": "PRIMARY KEY (scan, request, kind, origin)",
-    "feedback": "PRIMARY KEY (subject)",
+    "scans": f"PRIMARY KEY (id), UNIQUE ({CONFLICTS['scans']})",
+    "origins": f"PRIMARY KEY (id), UNIQUE ({CONFLICTS['origins']})",
+    "verdicts": f"PRIMARY KEY ({CONFLICTS['verdicts']})",
+    "feedback": f"PRIMARY KEY ({CONFLICTS['feedback']})",
 }
 _INDEXES: Final = (
     "CREATE INDEX requests_received ON requests (received_us)",
