@@ -20,7 +20,7 @@ ML := $(IN_ML) .venv/bin/python -m
 
 # Variables of a job, each handed on only when it has a value. The shell reads them from the
 # environment, so that values with spaces or quotes arrive as they are.
-export DATA SITES LEGS REGISTRY MODEL FILE OUT
+export DATA SITES LEGS REGISTRY MODEL FILE OUT PORT HISTORY
 option = $${$(2):+--$(1) "$$$(2)"}
 
 # Nothing here reports to anybody.
@@ -66,6 +66,12 @@ score: $(ML_READY) ## score a file with the champion: FILE= OUT= [MODEL= SITES= 
 	fi
 	@$(ML) pipelines.score $(call option,file,FILE) $(call option,out,OUT) \
 		$(call option,model,MODEL) $(call option,sites,SITES) $(call option,registry,REGISTRY)
+
+.PHONY: serve
+serve: $(ML_READY) ## answer over HTTP [PORT= MODEL= SITES= REGISTRY= HISTORY=]
+	@exec env $(IN_ML) .venv/bin/python -m serving $(call option,port,PORT) \
+		$(call option,model,MODEL) $(call option,sites,SITES) \
+		$(call option,registry,REGISTRY) $(call option,history,HISTORY)
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
