@@ -81,6 +81,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
     if isinstance(error, Problem):
         return response(error.status_code, str(error.detail), error.kind, error.bad, error.headers)
+    if error.status_code == 400:  # FastAPI's, for a body that is not even UTF-8
+        return response(422, "the body cannot be read: it is no JSON", "invalid")
     return response(
         error.status_code, _DETAILS.get(error.status_code, str(error.detail)), headers=error.headers
     )

@@ -34,7 +34,9 @@ class Verdict(BaseModel):
     """What was said of a scan, and when."""
 
     judged: datetime
-    model_version: str | None = Field(description="Absent where the rules alone answered.")
+    model_version: str | None = Field(
+        None, description="Absent where the rules alone answered.", examples=["7"]
+    )
     source: str = Field(examples=["model"])
     confidence: str = Field(examples=["high"])
     anomalies: list[str] = Field(examples=[["jump"]])
