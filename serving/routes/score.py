@@ -51,10 +51,11 @@ router = APIRouter(tags=["scoring"], dependencies=[allow("score")])
 def _endpoint(path: str, manner: Manner) -> Callable[..., Awaitable[Response]]:
     async def score(request: Request, on_error: OnError = "refuse") -> Response:
         service = service_of(request)
-        good, bad = await _read(service, await request.body())
-        if bad and (on_error == "refuse" or not len(good)):
-            raise Problem(422, _refusal(good, bad), "bad-rows", bad)
+        text = await request.body()
         with service.slots.one():
+            good, bad = await _read(service, text)
+            if bad and (on_error == "refuse" or not len(good)):
+                raise Problem(422, _refusal(good, bad), "bad-rows", bad)
             answer = await service.in_core(service.scorer.score, good, path, manner.by)
         service.metrics.scored(path, good, answer, len({row.index for row in bad}))
         body = wire.answer_body(good, answer, manner, bad if on_error == "skip" else None)
