@@ -8,9 +8,10 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import kernel, training
+from bench import history, kernel, training
 
 BENCHMARKS: dict[str, Callable[[bool], list[str]]] = {
+    "history": history.run,
     "kernel": kernel.run,
     "training": training.run,
 }

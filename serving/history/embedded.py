@@ -16,7 +16,8 @@ import numpy as np
 
 from serving.history import Recall, SiteEntry, UInt8
 from serving.history.keeping import Keeping, due_hour
-from serving.history.merging import Merged, mended, merged
+from serving.history.mending import mended
+from serving.history.merging import Merged, merged
 from serving.history.packed import (
     Asked,
     asked_for,
@@ -61,7 +62,7 @@ class Embedded:
         def job(pages: Pages) -> tuple[Merged, LotTable]:
             held = _Held(pages, asked)
             now = merged(asked, held.records, held.epc, given, self._keeping)
-            table = mended(held.table, asked, held.records, held.epc, now, self._keeping)
+            table = mended(held.table, asked, now, self._keeping.most_groups)
             self._write_trails(pages, held, now)
             self._write_lots(pages, asked, held, now, table)
             return now, table

@@ -20,8 +20,8 @@ local idle_ms, sale_ms, given = ARGV[1], ARGV[2], ARGV[7]
 local most_scans, most_groups = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function sold(trail)
-  for i = 1, #trail / SCAN do
-    if byte(trail, (i - 1) * SCAN + 9) % 16 == SALE then return true end
+  for at = 9, #trail, SCAN do
+    if byte(trail, at) % 16 == SALE then return true end
   end
   return false
 end
@@ -135,25 +135,30 @@ local function by_keys(one, other)
   return one[2] < other[2]
 end
 
--- Sorted records with some edits, which are {first key, second key, ...} in order. `edit` gets the
--- record that is there or nil, and the edit; it returns the record to write or ''.
-local function edited(array, size, form, edits, edit)
+-- Finds the place `at` of each edit {first key, second key, ...} in sorted records, and the record
+-- `there`, or nil.
+local function locate(array, size, form, edits)
+  local n = #array / size
+  for i = 1, #edits do
+    local e = edits[i]
+    e.at = place_of(array, size, form, e[1], e[2])
+    if e.at < n then
+      local x, y = unpack(form, array, e.at * size + 1)
+      if x == e[1] and y == e[2] then e.there = sub(array, e.at * size + 1, (e.at + 1) * size) end
+    end
+  end
+end
+
+-- Sorted records with the `value` of each edit in place of what is there, or before it.
+local function edited(array, size, edits)
   local pieces, taken = {}, 0
   for i = 1, #edits do
     local e = edits[i]
-    local at = place_of(array, size, form, e[1], e[2])
-    pieces[#pieces + 1] = sub(array, taken * size + 1, at * size)
-    local there = nil
-    taken = at
-    if at < #array / size then
-      local x, y = unpack(form, array, at * size + 1)
-      if x == e[1] and y == e[2] then
-        there = sub(array, at * size + 1, (at + 1) * size)
-        taken = at + 1
-      end
-    end
-    pieces[#pieces + 1] = edit(there, e)
+    if e.at > taken then pieces[#pieces + 1] = sub(array, taken * size + 1, e.at * size) end
+    pieces[#pieces + 1] = e.value
+    taken = e.there and e.at + 1 or e.at
   end
+  if #pieces == 0 then return array end
   pieces[#pieces + 1] = sub(array, taken * size + 1)
   return concat(pieces)
 end
@@ -161,44 +166,46 @@ end
 -- Groups with this lot's changes, and the free numbers without those now used; the numbers of
 -- groups that ended are keys of `gone`.
 local function groups_now(groups, free, gone)
-  local edits, missing = {}, {}
+  local edits = {}
   for group, n in pairs(counts) do
     if n ~= 0 then
       local time, place = unpack('<i8I4', group)
-      edits[#edits + 1] = {time, place, n, group}
+      edits[#edits + 1] = {time, place, n = n, group = group, value = ''}
     end
   end
   table.sort(edits, by_keys)
+  locate(groups, GROUP, '<i8I4', edits)
   local room = most_groups - #groups / GROUP
+  for i = 1, #edits do
+    local e = edits[i]
+    if e.there then
+      local was, lowest, highest, number = unpack('<I4i4i4I4', e.there, NAME + 1)
+      if was + e.n > 0 then
+        lowest = math.min(lowest, low[e.group] or lowest)
+        highest = math.max(highest, high[e.group] or highest)
+        e.value = e.group .. pack('<I4i4i4I4', was + e.n, lowest, highest, number)
+      else
+        gone[number] = true
+        room = room + 1
+      end
+    end
+  end
   local fresh = (#groups / GROUP) + (#free / 4)
-  local now = edited(groups, GROUP, '<i8I4', edits, function(there, e)
-    local n, group = e[3], e[4]
-    if not there then
-      if n > 0 then missing[#missing + 1] = e end
-      return ''
+  for i = 1, #edits do
+    local e = edits[i]
+    if not e.there and e.n > 0 and room > 0 then
+      local number = fresh
+      if free ~= '' then
+        number = unpack('<I4', free, #free - 3)
+        free = sub(free, 1, -5)
+      else
+        fresh = fresh + 1
+      end
+      e.value = e.group .. pack('<I4i4i4I4', e.n, low[e.group], high[e.group], number)
+      room = room - 1
     end
-    local was, lowest, highest, number = unpack('<I4i4i4I4', there, NAME + 1)
-    if was + n <= 0 then
-      gone[number] = true
-      room = room + 1
-      return ''
-    end
-    lowest = math.min(lowest, low[group] or lowest)
-    highest = math.max(highest, high[group] or highest)
-    return group .. pack('<I4i4i4I4', was + n, lowest, highest, number)
-  end)
-  while #missing > math.max(room, 0) do missing[#missing] = nil end
-  now = edited(now, GROUP, '<i8I4', missing, function(_, e)
-    local number = fresh
-    if free ~= '' then
-      number = unpack('<I4', free, #free - 3)
-      free = sub(free, 1, -5)
-    else
-      fresh = fresh + 1
-    end
-    return e[4] .. pack('<I4i4i4I4', e[3], low[e[4]], high[e[4]], number)
-  end)
-  return now, free
+  end
+  return edited(groups, GROUP, edits), free
 end
 
 -- Moves without those from or to groups that ended.
@@ -230,14 +237,17 @@ local function moves_now(array, groups)
   for pair, n in pairs(moves) do
     if n ~= 0 then
       local from, to = number_of(sub(pair, 1, NAME)), number_of(sub(pair, NAME + 1))
-      if from and to then edits[#edits + 1] = {to, from, n} end
+      if from and to then edits[#edits + 1] = {to, from, n = n} end
     end
   end
   table.sort(edits, by_keys)
-  return edited(array, MOVE, '<I4I4', edits, function(there, e)
-    local n = e[3] + (there and unpack('<I4', there, 9) or 0)
-    return n > 0 and pack('<I4I4I4', e[1], e[2], n) or ''
-  end)
+  locate(array, MOVE, '<I4I4', edits)
+  for i = 1, #edits do
+    local e = edits[i]
+    local n = e.n + (e.there and unpack('<I4', e.there, 9) or 0)
+    e.value = n > 0 and pack('<I4I4I4', e[1], e[2], n) or ''
+  end
+  return edited(array, MOVE, edits)
 end
 
 local function write(key, value, before)
