@@ -196,6 +196,11 @@ def _document(app: FastAPI) -> None:
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(wire.schemas(), Problem=problems.SCHEMA)
+            for theirs in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(theirs, None)
+            for operation in (o for path in document["paths"].values() for o in path.values()):
+                if "422" in operation["responses"]:  # FastAPI's own has another shape than ours
+                    operation["responses"]["422"] = problems.documented(422)[422]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
