@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from intake.files import SUFFIXES
 from serving.jobs.errors import Fault, JobError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 SUFFIX_OF_TYPE: Final = {
     "text/csv": ".csv",
@@ -77,7 +80,7 @@ class FormFile:
             content_type: the request's, with its boundary.
 
         Raises:
-            JobError: there is no boundary.
+            JobError: there is no boundary, or none that may be.
         """
         _, options = parse_options_header(content_type)
         if not options.get(b"boundary"):
@@ -95,19 +98,20 @@ class FormFile:
         self._header = b""
         self._value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._parser = MultipartParser(
-            options[b"boundary"],
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_end": self._on_end,
-            },
-        )
+        calls: MultipartCallbacks = {
+            "on_part_begin": self._on_part_begin,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_end": self._on_end,
+        }
+        try:
+            self._parser = MultipartParser(options[b"boundary"], calls)
+        except FormParserError as error:
+            raise JobError(Fault.BAD_UPLOAD, f"the form cannot be read: {error}") from error
 
     async def open(self) -> str:
         """Read up to the file; returns its name as the form gives it.

@@ -35,9 +35,13 @@ _STATUS: Final = {
     Fault.NOT_DONE: 409,
     Fault.EXPIRED: 410,
 }
-_RETRY_S: Final = {Fault.NO_SPACE: 60, Fault.NO_CHAMPION: 60, Fault.NOT_DONE: 1}
+_RETRY_S: Final = {Fault.NO_SPACE: 60, Fault.NO_CHAMPION: 60}
 _MEDIA_TYPE: Final = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
+_RANGES: Final[dict[int | str, dict[str, Any]]] = {
+    206: {"description": "The part that `Range` asks for."},
+    416: {"description": "There is no such part."},
+}
 _FORM: Final[dict[str, Any]] = {
     "schema": {
         "type": "object",
@@ -118,7 +122,7 @@ JobId = Annotated[str, "id of a job"]
     summary="Score a large file",
     status_code=202,
     max_body_size=_UNBOUNDED,
-    responses=documented(400, 401, 403, 413, 415, 429, 500, 503, 507),
+    responses=documented(400, 401, 403, 413, 415, 422, 429, 500, 503, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -172,6 +176,7 @@ async def one_job(job_id: JobId, request: Request) -> JobStatus:
     response_class=FileResponse,
     responses={
         200: {"content": {"text/csv": _BINARY, "application/vnd.apache.parquet": _BINARY}},
+        **_RANGES,
         **documented(401, 403, 404, 409, 410, 422, 429, 500),
     },
 )
@@ -196,6 +201,7 @@ async def result(
     response_class=FileResponse,
     responses={
         200: {"content": {"text/csv": _BINARY}},
+        **_RANGES,
         **documented(401, 403, 404, 409, 410, 429, 500),
     },
 )

@@ -236,6 +236,20 @@ def test_a_killed_service_takes_its_child_along_and_the_next_one_starts_again(
     assert jobs.result(first.id, "csv").read_bytes() == jobs.result(second.id, "csv").read_bytes()
 
 
+def test_a_child_whose_service_is_gone_ends_without_a_result(make, scans_csv, bundle_folder):
+    jobs = make()
+    folder = jobs.folder / send(jobs, scans_csv).id
+    words = ["--folder", str(folder), "--bundle", str(bundle_folder)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "serving.jobs", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    said, _ = child.communicate(timeout=PATIENCE_S)  # closes its standard input
+    assert child.returncode == 1
+    assert b"done" not in said and not Folder(folder).result("csv").exists()
+
+
 def test_a_stop_of_the_service_is_no_death(make, scans_csv):
     jobs = make()
     jobs.start()
@@ -526,3 +540,9 @@ def test_the_file_of_a_form_is_the_same_however_it_is_cut(data, size, after):
 )
 def test_forms_without_exactly_one_file_are_refused(body):
     assert refused(lambda: asyncio.run(file_in(body, 1000))) is Fault.BAD_UPLOAD
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'b' * 5000}"])
+def test_forms_without_a_usable_boundary_are_refused(boundary):
+    kind = f"multipart/form-data{boundary}"
+    assert refused(lambda: FormFile(chunks(b"x"), kind)) is Fault.BAD_UPLOAD
