@@ -8,11 +8,12 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import history, kernel, training
+from bench import history, kernel, log, training
 
 BENCHMARKS: dict[str, Callable[[bool], list[str]]] = {
     "history": history.run,
     "kernel": kernel.run,
+    "log": log.run,
     "training": training.run,
 }
 
