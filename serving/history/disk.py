@@ -9,7 +9,7 @@ that is filled again; the file does not shrink.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,25 +113,24 @@ class _Pages:
     def delete(self, key: bytes) -> None:
         self._txn.delete(key, db=self._values)
 
-    def values(self, prefix: bytes) -> Iterable[bytes]:
+    def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         found = []
         with self._txn.cursor(db=self._values) as cursor:
             there = cursor.set_range(prefix)
             while there and cursor.key().startswith(prefix):
-                found.append(cursor.value())
+                found.append(cursor.item())
                 there = cursor.next()
         return found
 
-    def note_due(self, hour: int, key: bytes) -> None:
-        self._txn.put(_HOUR.pack(hour), key, db=self._due)
+    def note_due(self, hour: int, name: bytes) -> None:
+        self._txn.put(_HOUR.pack(hour), name, db=self._due)
 
-    def take_due(self, hour: int, most: int) -> list[bytes]:
-        notes: list[tuple[bytes, bytes]] = []
+    def take_due(self, hour: int) -> tuple[int, bytes] | None:
         with self._txn.cursor(db=self._due) as cursor:
-            there = cursor.first()
-            while there and len(notes) < most and _HOUR.unpack(cursor.key())[0] <= hour:
-                notes.append(cursor.item())
-                there = cursor.next()
-        for noted, key in notes:
-            self._txn.delete(noted, key, db=self._due)
-        return [key for _, key in notes]
+            if not cursor.first():
+                return None
+            noted, name = cursor.item()
+            if _HOUR.unpack(noted)[0] > hour:
+                return None
+            cursor.delete()
+        return _HOUR.unpack(noted)[0], name

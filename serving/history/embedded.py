@@ -1,7 +1,8 @@
 """Embedded stores: trails and counters as packed values on a shelf, merged by numpy in-process.
 
 The shelf is a dictionary (`memory:`) or LMDB; everything else is the same for both. The value of a
-trail or of a lot's groups begins with the hour at which it is due to be forgotten.
+trail begins with the hour at which it is due to be forgotten; that of a lot's groups too, and with
+the hour at which to look at its trails.
 """
 
 from __future__ import annotations
@@ -28,25 +29,31 @@ from serving.history.packed import (
     recalled,
     table_from,
 )
-from serving.history.shelf import DUE_KEY_BYTES, Pages, Shelf
+from serving.history.shelf import Pages, Shelf
 from serving.history.sitebook import entry_from, entry_text
 from trail.mates import LotTable
 from trail.scan import HOUR_US, Int64, Scans
 
-MOST_DUE: Final = 5_000
-"""Due times that one call of `expire` looks at."""
+MOST_LOOKED: Final = 5_000
+"""Trails after which a call of `expire` looks at no further lot."""
+
+LOOK_AGAIN_H: Final = 24
+"""Hours after which a lot is looked at again at the earliest: trails live up to so much longer."""
 
 _DUE: Final = struct.Struct("<I")
+_LOT_DUE: Final = struct.Struct("<II")
 _LOT: Final = struct.Struct(">q")
 _NUMBER: Final = struct.Struct(">I")
+_NEVER: Final = 2**32 - 1
 _NONE: Final = np.empty(0, np.int64)
+_EMPTY: Final = (b"", b"")
 
 
 class Embedded:
     """A `serving.history.History` on a shelf.
 
-    A key is noted to be looked at when it is first written, and again only where a sale makes it
-    due earlier; a touch moves the due hour in the value, which counts when it is looked at.
+    A lot is noted to be looked at when the first of its trails is due. That one is touched since,
+    most often: only then is the next hour sought among its trails, so that a scan costs no note.
     """
 
     def __init__(self, shelf: Shelf, keeping: Keeping, clock: Callable[[], int]) -> None:
@@ -63,8 +70,8 @@ class Embedded:
             held = _Held(pages, asked)
             now = merged(asked, held.records, held.epc, given, self._keeping)
             table = mended(held.table, asked, now, self._keeping.most_groups)
-            self._write_trails(pages, held, now)
-            self._write_lots(pages, asked, held, now, table)
+            first_due = self._write_trails(pages, asked, held, now)
+            self._write_lots(pages, asked, held, now, table, first_due)
             return now, table
 
         with self._lock:
@@ -98,8 +105,8 @@ class Embedded:
 
     def book(self) -> list[SiteEntry]:
         with self._lock:
-            texts = self._shelf.read(lambda pages: list(pages.values(b"s")))
-        return [entry_from(text) for text in texts]
+            entries = self._shelf.read(lambda pages: pages.items(b"s"))
+        return [entry_from(text) for _, text in entries]
 
     def number(self, entries: list[SiteEntry]) -> list[int]:
         with self._lock:
@@ -118,80 +125,111 @@ class Embedded:
         with self._lock:
             self._shelf.close()
 
-    def _write_trails(self, pages: Pages, held: _Held, now: Merged) -> None:
-        """Write the trails that have changed, or are due at another hour."""
-        clock = self._clock()
-        idle = due_hour(clock + self._keeping.idle_us)
-        after_sale = due_hour(clock + self._keeping.after_sale_us)
+    def _write_trails(self, pages: Pages, asked: Asked, held: _Held, now: Merged) -> list[int]:
+        """Write the trails that have changed, or are due at another hour; of each lot the hour at
+        which the first of these trails is due.
+        """
+        idle, after_sale, _ = self._due_hours()
         records, epc = now.records[now.kept], now.epc[now.kept]
         cut = np.searchsorted(epc, np.arange(len(held.keys) + 1)).tolist()
         flags = zip(now.changed.tolist(), now.new_sale.tolist(), now.sold.tolist(), strict=True)
-        for i, (changed, new_sale, sold) in enumerate(flags):
+        first_due = [_NEVER] * len(asked.lots)
+        for i, (lot, (changed, new_sale, sold)) in enumerate(
+            zip(asked.lot_of.tolist(), flags, strict=True)
+        ):
             before = held.due[i]
             due = after_sale if new_sale else before if sold and before else idle
             if changed or due != before:
                 trail = records[cut[i] : cut[i + 1]].tobytes()
-                _put(pages, held.keys[i], due, before, trail)
+                pages.put(held.keys[i], _DUE.pack(due) + trail)
+            first_due[lot] = min(first_due[lot], due)
+        return first_due
 
     def _write_lots(
-        self, pages: Pages, asked: Asked, held: _Held, now: Merged, table: LotTable
+        self,
+        pages: Pages,
+        asked: Asked,
+        held: _Held,
+        now: Merged,
+        table: LotTable,
+        first_due: list[int],
     ) -> None:
         """Write the counters that have changed, or are due at another hour."""
-        idle = due_hour(self._clock() + self._keeping.idle_us)
+        _, _, due = self._due_hours()
         changed = np.zeros(len(asked.lots), bool)
         changed[asked.lot_of[now.changed]] = True
-        for lot, groups, moves in packed_lots(table) if changed.any() else ():
-            i = int(np.searchsorted(asked.lots, lot))
-            if changed[i]:
-                _put(pages, _lot_key(lot), idle, held.lot_due[i], groups)
+        packed = dict(packed_lots(table)) if changed.any() else {}
+        for i, (lot, is_changed) in enumerate(
+            zip(asked.lots.tolist(), changed.tolist(), strict=True)
+        ):
+            before, look_before = held.lot_due[i]
+            look = min(first_due[i], look_before)
+            groups, moves = packed.get(lot, _EMPTY) if is_changed else (held.groups[i], None)
+            if moves is not None:
                 pages.put(_moves_key(lot), moves)
-        for i in np.flatnonzero(~changed).tolist():
-            if held.lot_due[i] not in (0, idle):
-                _put(pages, _lot_key(int(asked.lots[i])), idle, held.lot_due[i], held.groups[i])
+            if moves is not None or (due, look) != (before, look_before):
+                pages.put(_lot_key(lot), _LOT_DUE.pack(due, look) + groups)
+            if look < look_before:
+                pages.note_due(look, _LOT.pack(lot))
+
+    def _due_hours(self) -> tuple[int, int, int]:
+        """Hours at which an unsold trail, a sold one, and a lot touched now are due."""
+        now_us, keeping = self._clock(), self._keeping
+        return (
+            due_hour(now_us + keeping.idle_us),
+            due_hour(now_us + keeping.after_sale_us),
+            due_hour(now_us + keeping.lot_us),
+        )
 
 
 class _Held:
-    """What a shelf holds of some codes and their lots; due hours are 0 where there is nothing."""
+    """What a shelf holds of some codes and their lots; where there is nothing, a trail is due at
+    hour 0, and a lot is due at hour 0 and looked at never.
+    """
 
     def __init__(self, pages: Pages, asked: Asked) -> None:
         self.keys = _trail_keys(asked)
-        self.due, trails = _parted([pages.get(key) for key in self.keys])
-        self.records, self.epc = joined(trails)
+        values = [pages.get(key) for key in self.keys]
+        self.due = [_DUE.unpack_from(value)[0] if value else 0 for value in values]
+        self.records, self.epc = joined([value[_DUE.size :] if value else b"" for value in values])
         lots = asked.lots.tolist()
-        self.lot_due, self.groups = _parted([pages.get(_lot_key(lot)) for lot in lots])
+        values = [pages.get(_lot_key(lot)) for lot in lots]
+        self.lot_due = [_LOT_DUE.unpack_from(value) if value else (0, _NEVER) for value in values]
+        self.groups = [value[_LOT_DUE.size :] if value else b"" for value in values]
         moves = [pages.get(_moves_key(lot)) or b"" for lot in lots]
         self.table = table_from(asked.lots, self.groups, moves)
 
 
-def _parted(values: list[bytes | None]) -> tuple[list[int], list[bytes]]:
-    """Due hours, and what follows them."""
-    due = [_DUE.unpack_from(value)[0] if value else 0 for value in values]
-    return due, [value[_DUE.size :] if value else b"" for value in values]
-
-
-def _put(pages: Pages, key: bytes, due: int, before: int, rest: bytes) -> None:
-    pages.put(key, _DUE.pack(due) + rest)
-    if not before or due < before:
-        pages.note_due(due, key.ljust(DUE_KEY_BYTES, b"\0"))
-
-
 def _expire(pages: Pages, hour: int) -> int:
-    trails = 0
-    for noted in pages.take_due(hour, MOST_DUE):
-        trail = noted.startswith(b"t")
-        key = noted if trail else noted[: 1 + _LOT.size]
-        value = pages.get(key)
+    gone = looked = 0
+    while looked < MOST_LOOKED:
+        note = pages.take_due(hour)
+        if note is None:
+            break
+        noted, name = note
+        value = pages.get(b"g" + name)
         if value is None:
             continue
-        (due,) = _DUE.unpack_from(value)
-        if due > hour:
-            pages.note_due(due, noted)
+        due, look = _LOT_DUE.unpack_from(value)
+        if look != noted:  # it is noted at another hour
             continue
-        pages.delete(key)
-        trails += trail
-        if not trail:
-            pages.delete(b"m" + key[1:])
-    return trails
+        dues = []
+        for key, trail in pages.items(b"t" + name):
+            looked += 1
+            (trail_due,) = _DUE.unpack_from(trail)
+            if trail_due <= hour:
+                pages.delete(key)
+                gone += 1
+            else:
+                dues.append(trail_due)
+        if not dues and due <= hour:
+            pages.delete(b"g" + name)
+            pages.delete(b"m" + name)
+        else:
+            look = max(min([due, *dues]), hour + LOOK_AGAIN_H)
+            pages.put(b"g" + name, _LOT_DUE.pack(due, look) + value[_LOT_DUE.size :])
+            pages.note_due(look, name)
+    return gone
 
 
 def _number(pages: Pages, entry: SiteEntry) -> int:

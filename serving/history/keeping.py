@@ -19,7 +19,7 @@ class Keeping:
 
     Attributes:
         after_sale_us: a trail is kept so long after its last sale was remembered.
-        idle_us: an unsold trail, or a lot, is kept so long after it was last touched.
+        idle_us: an unsold trail is kept so long after it was last touched.
         most_scans: of a trail.
         most_groups: of a lot.
     """
@@ -28,6 +28,11 @@ class Keeping:
     idle_us: int
     most_scans: int = MOST_SCANS
     most_groups: int = MOST_GROUPS
+
+    @property
+    def lot_us(self) -> int:
+        """A lot is kept so long after it was last touched: no trail of it is kept longer."""
+        return max(self.idle_us, self.after_sale_us)
 
     @classmethod
     def days(cls, after_sale: float, idle: float) -> Keeping:

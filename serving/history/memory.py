@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
 
-from serving.history.shelf import Pages, T
+from serving.history.shelf import BUCKET_BYTES, Pages, T
 
 
 class MemoryShelf:
-    """Values in a dictionary, written at once: there is no disk that could fail midway."""
+    """Values in dictionaries, written at once: there is no disk that could fail midway."""
 
     def __init__(self) -> None:
-        self._values: dict[bytes, bytes] = {}
+        self._buckets: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
         self._due: list[tuple[int, bytes]] = []
         self._noted: set[tuple[int, bytes]] = set()
 
@@ -23,32 +24,37 @@ class MemoryShelf:
         return job(self)
 
     def close(self) -> None:
-        self._values.clear()
+        self._buckets.clear()
         self._due.clear()
         self._noted.clear()
 
     def get(self, key: bytes) -> bytes | None:
-        return self._values.get(key)
+        bucket = self._buckets.get(key[:BUCKET_BYTES])
+        return None if bucket is None else bucket.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
-        self._values[key] = value
+        self._buckets[key[:BUCKET_BYTES]][key] = value
 
     def delete(self, key: bytes) -> None:
-        self._values.pop(key, None)
+        bucket = self._buckets.get(key[:BUCKET_BYTES], {})
+        bucket.pop(key, None)
+        if not bucket:
+            self._buckets.pop(key[:BUCKET_BYTES], None)
 
-    def values(self, prefix: bytes) -> Iterable[bytes]:
-        keys = sorted(key for key in self._values if key.startswith(prefix))
-        return [self._values[key] for key in keys]
+    def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        if len(prefix) == BUCKET_BYTES:
+            return sorted(self._buckets.get(prefix, {}).items())
+        every = (item for bucket in self._buckets.values() for item in bucket.items())
+        return sorted(item for item in every if item[0].startswith(prefix))
 
-    def note_due(self, hour: int, key: bytes) -> None:
-        if (hour, key) not in self._noted:
-            self._noted.add((hour, key))
-            heapq.heappush(self._due, (hour, key))
+    def note_due(self, hour: int, name: bytes) -> None:
+        if (hour, name) not in self._noted:
+            self._noted.add((hour, name))
+            heapq.heappush(self._due, (hour, name))
 
-    def take_due(self, hour: int, most: int) -> list[bytes]:
-        taken: list[bytes] = []
-        while self._due and self._due[0][0] <= hour and len(taken) < most:
-            note = heapq.heappop(self._due)
-            self._noted.remove(note)
-            taken.append(note[1])
-        return taken
+    def take_due(self, hour: int) -> tuple[int, bytes] | None:
+        if not self._due or self._due[0][0] > hour:
+            return None
+        note = heapq.heappop(self._due)
+        self._noted.remove(note)
+        return note

@@ -7,7 +7,7 @@ lot; moves name groups by it, so that a new group does not renumber the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -232,8 +232,8 @@ def _places(
     return place[offset + start], place[offset + end]
 
 
-def packed_lots(table: LotTable) -> Iterable[tuple[int, bytes, bytes]]:
-    """(lot, packed groups, packed moves) of each lot of a table."""
+def packed_lots(table: LotTable) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    """Packed groups and moves of each lot of a table."""
     if not len(table):
         return
     head = np.append(np.flatnonzero(np.diff(table.lot, prepend=table.lot[0] - 1)), len(table))
@@ -251,8 +251,5 @@ def packed_lots(table: LotTable) -> Iterable[tuple[int, bytes, bytes]]:
     move["n"] = table.moved
     cut = np.searchsorted(table.start, head)
     for i, lot in enumerate(table.lot[head[:-1]].tolist()):
-        yield (
-            lot,
-            group[head[i] : head[i + 1]].tobytes(),
-            move[cut[i] : cut[i + 1]].tobytes(),
-        )
+        groups = group[head[i] : head[i + 1]].tobytes()
+        yield lot, (groups, move[cut[i] : cut[i + 1]].tobytes())

@@ -1,11 +1,11 @@
 -- Remembers scans and recalls their trails and the counters of their lots.
 --
 -- KEYS   for each lot its groups, its moves and its free numbers, then its trails.
--- ARGV   1 ms that an unsold trail or a lot is kept, 2 ms that a sold trail is kept,
---        3 most scans of a trail, 4 most groups of a lot,
---        5 number of trails of each lot (u4),
---        6 serial (i4) and number of given scans (u4) of each trail,
---        7 the given scans: 20 bytes each, distinct, in trail order.
+-- ARGV   1 ms that an unsold trail is kept, 2 a sold one, 3 a lot,
+--        4 most scans of a trail, 5 most groups of a lot,
+--        6 number of trails of each lot (u4),
+--        7 serial (i4) and number of given scans (u4) of each trail,
+--        8 the given scans: 20 bytes each, distinct, in trail order.
 -- Answer one string that says of each given scan whether it is new ('\1'), then for each lot its
 --        groups, its moves, and its trails.
 --
@@ -16,8 +16,9 @@
 local GROUP, MOVE = 28, 12
 local SALE = 9
 
-local idle_ms, sale_ms, given = ARGV[1], ARGV[2], ARGV[7]
-local most_scans, most_groups = tonumber(ARGV[3]), tonumber(ARGV[4])
+local idle_ms, sale_ms, lot_ms = ARGV[1], ARGV[2], ARGV[3]
+local most_scans, most_groups = tonumber(ARGV[4]), tonumber(ARGV[5])
+local trails_of, given_of, given = ARGV[6], ARGV[7], ARGV[8]
 
 local function sold(trail)
   for at = 9, #trail, SCAN do
@@ -252,9 +253,9 @@ end
 
 local function write(key, value, before)
   if value == before then
-    call('PEXPIRE', key, idle_ms)
+    call('PEXPIRE', key, lot_ms)
   else
-    call('SET', key, value, 'PX', idle_ms)
+    call('SET', key, value, 'PX', lot_ms)
   end
 end
 
@@ -275,13 +276,13 @@ end
 
 local answer, flags = {''}, {}
 local key, trail, at = 1, 0, 1
-for lot = 1, #ARGV[5] / 4 do
+for lot = 1, #trails_of / 4 do
   counts, low, high, moves = {}, {}, {}, {}
   local own, place = key, #answer
   answer[place + 1], answer[place + 2] = '', ''
   key = key + 3
-  for _ = 1, unpack('<I4', ARGV[5], lot * 4 - 3) do
-    local serial, n = unpack('<i4I4', ARGV[6], trail * 8 + 1)
+  for _ = 1, unpack('<I4', trails_of, lot * 4 - 3) do
+    local serial, n = unpack('<i4I4', given_of, trail * 8 + 1)
     answer[#answer + 1] = remember(KEYS[key], serial, n, at, flags)
     key, trail, at = key + 1, trail + 1, at + n * (SCAN - 1)
   end

@@ -67,6 +67,7 @@ class Server:
         self._bounds = [
             max(keeping.idle_us // 1000, 1),
             max(keeping.after_sale_us // 1000, 1),
+            max(keeping.lot_us // 1000, 1),
             keeping.most_scans,
             keeping.most_groups,
         ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 T = TypeVar("T")
 
-DUE_KEY_BYTES: Final = 25
-"""Bytes of each key that is noted with a due time."""
+BUCKET_BYTES: Final = 9
+"""Keys of a trail begin with so many bytes that name its lot."""
 
 
 class Pages(Protocol):
@@ -23,14 +23,16 @@ class Pages(Protocol):
     def delete(self, key: bytes) -> None:
         """Remove a key, if it is there."""
 
-    def values(self, prefix: bytes) -> Iterable[bytes]:
-        """Values of the keys that begin so, in the order of their keys."""
+    def items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys that begin so, in their order, and their values."""
 
-    def note_due(self, hour: int, key: bytes) -> None:
-        """Note at which hour (since 1970) to look at a key; noted twice is noted once."""
+    def note_due(self, hour: int, name: bytes) -> None:
+        """Note at which hour (since 1970) to look at something, by a name of 8 bytes; noted twice
+        is noted once.
+        """
 
-    def take_due(self, hour: int, most: int) -> list[bytes]:
-        """Take out the keys whose hour has come, at most so many, the earliest first."""
+    def take_due(self, hour: int) -> tuple[int, bytes] | None:
+        """Take out the earliest note if its hour has come: its hour and name."""
 
 
 class Shelf(Protocol):
