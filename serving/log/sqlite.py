@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +23,10 @@ T = TypeVar("T")
 _KINDS: Final = {"int": "INTEGER", "text": "TEXT", "bytes": "BLOB"}
 _SYNCHRONOUS: Final = {"process": "NORMAL", "power": "FULL"}
 _CACHE_KIB: Final = 16_384
+_TIDY_EVERY: Final = 16
+"""Transactions after which the WAL is carried over into the file, beside the requests."""
+_MOST_PAGES: Final = 8_000
+"""Pages of the WAL at which a request must do so itself, so that it begins anew: 32 MiB."""
 _REMEDIES: Final = (
     (("SQLITE_BUSY", "SQLITE_LOCKED"), "end the process that holds it, or wait for it"),
     (("SQLITE_FULL",), "the disk is full; free some space"),
@@ -83,6 +88,7 @@ class SqliteDatabase:
             finally:
                 connection.close()
         self._file = self._stat()
+        self._tidier = _Tidier(lambda: self._connect("rw"))
         self._pool: Pool[sqlite3.Connection] = Pool(
             self._name, self._open, lambda connection: connection.close()
         )
@@ -97,6 +103,7 @@ class SqliteDatabase:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            self._tidier.wrote()
             return result
 
     def read(self, work: Callable[[Session], T]) -> T:
@@ -104,6 +111,7 @@ class SqliteDatabase:
             return work(SqliteSession(connection))
 
     def close(self) -> None:
+        self._tidier.close()
         self._pool.close()
 
     @contextmanager
@@ -150,6 +158,7 @@ class SqliteDatabase:
         try:
             connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durable]}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_MOST_PAGES}")
         except BaseException:
             connection.close()
             raise
@@ -178,6 +187,41 @@ class SqliteDatabase:
                 "see what SQLite says of it",
             )
             raise LogError(f"{self._name}: {error} ({code}); {remedy}") from error
+
+
+class _Tidier:
+    """Carries the WAL over into the file in a thread of its own.
+
+    SQLite lets a request that commits do it, which then waits for the disk several times as long
+    as others. What fails here is left to a request, which tells.
+    """
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._written = 0
+        self._due = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="log-tidier", daemon=True)
+        self._thread.start()
+
+    def wrote(self) -> None:
+        """A transaction was committed."""
+        self._written += 1
+        if self._written >= _TIDY_EVERY:
+            self._written = 0
+            self._due.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._due.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while self._due.wait() and not self._closed:
+            self._due.clear()
+            with suppress(sqlite3.Error), closing(self._connect()) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
