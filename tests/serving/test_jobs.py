@@ -226,8 +226,9 @@ def test_a_killed_service_takes_its_child_along_and_the_next_one_starts_again(
         service.wait()
     jobs.start()
     time.sleep(0.5)
-    assert jobs.status(first.id).attempts == 1, "run while its first child still lives"
+    attempts = jobs.status(first.id).attempts
     child.resume()
+    assert attempts == 1, "run while its first child still lived"
     child.wait(PATIENCE_S)
     now = over(jobs, first)
     assert (now.state, now.attempts) == (State.DONE, 2)
