@@ -219,6 +219,9 @@ class PredictionLog(Protocol):
 
         A later word on the same scan and type replaces an earlier one of the same person; the same
         word (verdict and reason) again, or an older one than is known, changes nothing.
+
+        Raises:
+            ValueError: a number is not of 64 bits.
         """
 
     def feedback(self) -> list[Feedback]:

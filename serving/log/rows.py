@@ -215,17 +215,27 @@ def subject(feedback: Feedback) -> str:
 
 
 def feedback_row(feedback: Feedback) -> Row:
-    """A row of the table of feedback."""
+    """A row of the table of feedback.
+
+    Raises:
+        ValueError: a number is not of 64 bits.
+    """
+    try:
+        event_id, time_us, given_us = _THREE.unpack(
+            _THREE.pack(feedback.event_id, feedback.time_us, feedback.given_us)
+        )
+    except struct.error as error:
+        raise ValueError(f"a number of the feedback is not of 64 bits: {error}") from error
     return (
         subject(feedback),
-        feedback.event_id,
+        event_id,
         stored(feedback.epc),
-        feedback.time_us,
+        time_us,
         stored(feedback.anomaly),
         int(feedback.right),
         stored(feedback.who),
         stored(feedback.why),
-        feedback.given_us,
+        given_us,
     )
 
 

@@ -219,6 +219,8 @@ class SqlLog:
         return self._ask(_TRAIL, key(epc))
 
     def event(self, event_id: int) -> Record | None:
+        if not 0 <= event_id < 2**63:
+            return None
         return next(iter(self._ask(_EVENT, event_id)), None)
 
     def request(self, receipt: str) -> tuple[Request, list[Record]] | None:

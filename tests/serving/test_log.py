@@ -277,6 +277,7 @@ def test_an_event_is_the_scan_that_last_came_with_its_id(log: PredictionLog):
     assert log.event(7).scan == scan(3, event_id=7)
     assert log.event(8) is None
     assert log.event(-1) is None
+    assert log.event(2**70) is None
 
 
 def test_lots_before_is_what_was_known_then(log: PredictionLog):
@@ -421,6 +422,12 @@ def test_a_later_word_replaces_an_earlier_one_of_the_same_person(log: Prediction
     assert log.feedback() == [later]
     assert log.add_feedback(word(right=False, why="looked again", given_us=300))
     assert len(log.feedback()) == 1
+
+
+def test_feedback_that_does_not_fit_is_refused(log: PredictionLog):
+    with pytest.raises(ValueError, match="64 bits"):
+        log.add_feedback(word(event_id=2**63))
+    assert log.feedback() == []
 
 
 # Opening
