@@ -209,7 +209,9 @@ def scan_of(row: Row) -> LoggedScan:
 
 def subject(feedback: Feedback) -> str:
     """What a person's word is on: the scan, the type, and the person."""
-    scan = [feedback.event_id] if feedback.event_id >= 0 else [-1, feedback.epc, feedback.time_us]
+    scan = [int(feedback.event_id)]
+        if feedback.event_id >= 0
+        else [-1, feedback.epc, int(feedback.time_us)]
     told = json.dumps([*scan, feedback.anomaly, feedback.who])
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
