@@ -209,9 +209,11 @@ def scan_of(row: Row) -> LoggedScan:
 
 def subject(feedback: Feedback) -> str:
     """What a person's word is on: the scan, the type, and the person."""
-    scan = [int(feedback.event_id)]
-        if feedback.event_id >= 0
-        else [-1, feedback.epc, int(feedback.time_us)]
+    scan: list[int | str]
+    if feedback.event_id >= 0:
+        scan = [int(feedback.event_id)]
+    else:
+        scan = [-1, feedback.epc, int(feedback.time_us)]
     told = json.dumps([*scan, feedback.anomaly, feedback.who])
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
