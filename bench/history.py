@@ -27,7 +27,7 @@ from world.export import write_parquet
 from world.simulate import Options, simulate
 
 REQUEST = 50
-FILLING = 2_000
+FILLING = 500
 """Scans of a request while the stores are filled, which is not timed."""
 MIB = 2**20
 
@@ -108,7 +108,7 @@ def _requests(scans: int, size: int) -> Iterator[slice]:
 
 
 def _remember(store: History, scans: Scans) -> Recall:
-    return store.remember(scans, np.full(len(scans), -1, np.int64))
+    return store.remember(scans, scans.row + 1_000_000)
 
 
 def _typical(recalled: list[Recall]) -> str:

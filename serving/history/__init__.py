@@ -85,9 +85,13 @@ class History(Protocol):
     Two scans are the same scan when code, `event_id`, site, operation and time agree; remembering
     it again changes nothing. Scans may come in any order: a trail is kept by (time, operation,
     site), and the moves of its lot are mended when a scan arrives between two others. Each method
-    is atomic, safe from several threads and, where the store is shared, from several processes.
+    is safe from several threads and, where the store is shared, from several processes; it is
+    atomic, but on a server a large call is atomic for each lot only.
 
-    Every method may raise `HistoryError`.
+    Every method may raise `HistoryError`. The call may have been done all the same: its scans are
+    then not `new` when they are sent again. A store works again by itself when its server is back;
+    one that lost its data gets the site book again from whoever knows it. Only where another
+    process began a new book meanwhile the error says so, and `book` must be called again.
     """
 
     def remember(self, scans: Scans, event_id: Int64) -> Recall:
@@ -117,8 +121,11 @@ class History(Protocol):
     def expire(self, now_us: int) -> int:
         """Forget trails whose time has come, and lots long untouched; returns how many trails.
 
-        A trail expires a set time after a sale was remembered, or after it was last touched.
-        Stores whose server expires keys by itself return 0.
+        A trail expires a set time after its last sale was remembered, or, unsold, after it was
+        last touched by `remember`; the counters of a lot when they were not touched for so long
+        that no trail of it is left. Embedded stores do a bounded part of the work in each call,
+        and look at a lot once a day: call it every few minutes. Stores whose server expires keys
+        by itself return 0.
         """
 
     def ping(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 import redis
 from redis.backoff import NoBackoff
@@ -58,13 +58,13 @@ class Wires:
     """
 
     def __init__(self, url: str, scripts: Sequence[Script]) -> None:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        address, _, options = url.partition("?")
+        query = dict(parse_qsl(options, keep_blank_values=True))
         self.namespace = query.pop("namespace", "")
         cluster = query.pop("cluster", "")
         if cluster not in _YES_NO or not self.namespace.isascii() or set("{}") & {*self.namespace}:
             raise ValueError(f"{without_password(url)}: cluster is yes or no, a namespace is ASCII")
-        self._url = urlunsplit(parts._replace(query=urlencode(query)))
+        self._url = f"{address}?{urlencode(query)}"
         self.name = without_password(url)
         try:
             pool = redis.ConnectionPool.from_url(self._url, **self._options(self._plain_connect))
@@ -196,6 +196,5 @@ def _first_key(command: list[Any]) -> bytes:
 
 def without_password(url: str) -> str:
     """A URL as it may stand in a message."""
-    parts = urlsplit(url)
-    address = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, address, parts.path, "", ""))
+    scheme, slashes, rest = url.rpartition("://")
+    return scheme + slashes + rest.rpartition("@")[2].partition("?")[0]

@@ -12,8 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.history import MOST_SCANS, History, SiteEntry
+from serving.history.embedded import Embedded
+from serving.history.keeping import Keeping
+from serving.history.memory import MemoryShelf
+from serving.history.server import Server
 from tests.serving.stores import (
     KINDS,
+    Clock,
     Scan,
     SlowHistory,
     assert_same_table,
@@ -217,6 +222,40 @@ def test_a_flood_of_one_code_does_not_grow(store):
         start = START_US + flood * DAY_US
         recall = remember(store, [(code(), start + i, 3, 2, -1) for i in range(MOST_SCANS)])
     assert len(recall.table) == len(recall.table.start) + 1 == MOST_SCANS
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    with valkey() as server:
+        yield f"redis://127.0.0.1:{server.port}"
+
+
+_namespaces = itertools.count()
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(_calls, st.integers(1, 4), st.integers(1, 6))
+def test_stores_agree_where_trails_and_lots_are_too_large(
+    server_url, calls, most_scans, most_groups
+):
+    keeping = Keeping(10**12, 10**12, most_scans, most_groups)
+    namespace = f"?namespace=small{next(_namespaces)}"
+    memory = Embedded(MemoryShelf(), keeping, Clock())
+    server = Server(server_url + namespace, keeping)
+    for rows in calls:
+        one, other = remember(memory, rows), remember(server, rows)
+        assert sorted(rows_of(one)) == sorted(rows_of(other))
+        assert one.new.tolist() == other.new.tolist()
+        assert_same_table(one.table, other.table)
+        codes = [row[0] for row in rows]
+        assert_same_table(memory.recall(codes).table, one.table)
+        assert_same_table(server.recall(codes).table, one.table)
+        _, groups = np.unique(one.table.lot, return_counts=True)
+        assert (groups <= most_groups).all()
+        assert np.bincount(memory.recall(codes).scans.epc).max(initial=0) <= most_scans
+    server.close()
 
 
 def test_twenty_thousand_scans_in_one_call(store):
