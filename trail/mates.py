@@ -8,21 +8,25 @@ for each lot and get the figures of the pipeline. "As of t" includes every scan 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from trail.scan import Int8, Int32, Int64, Op, Scans
+from trail.order import Index, order_by
+from trail.scan import SECOND_US, Bool, Float64, Int8, Int32, Int64, Op, Scans
 
-Index = npt.NDArray[np.intp]
+_Number = TypeVar("_Number", bound=np.number[Any])
 
-_NO_SERIAL = np.int64(2**31)
+_NO_SERIAL: Final = np.int64(2**31)
 
 
 @dataclass(frozen=True, slots=True)
 class LotTable:
     """Counters of one or more lots: g groups and p moves.
+
+    Groups are distinct and sorted by (lot, time, site * 16 + operation), moves by (start, end).
 
     Attributes:
         lot: int64 (g,), lot key.
@@ -118,19 +122,78 @@ def mates(scans: Scans, previous: Index, table: LotTable | None = None) -> Mates
     """
     if table is None:
         one = np.ones(len(scans), np.int64)
-        counted, group, move = _aggregate(_Occurrences.of_scans(scans, one), _steps(previous, one))
+        placed = _aggregate(_Occurrences.of_scans(scans, one), _steps(previous, one))
     else:
-        none = np.zeros(len(scans), np.int64)
-        occurrences = _Occurrences.of_table(table).then(_Occurrences.of_scans(scans, none))
-        start, end, weight = _steps(previous, none)
-        steps = (
-            np.concatenate([table.start, start + len(table)]),
-            np.concatenate([table.end, end + len(table)]),
-            np.concatenate([table.moved, weight]),
-        )
-        counted, group, move = _aggregate(occurrences, steps)
-        group, move = group[len(table) :], move[len(table.start) :]
-    return _as_of(counted, group, move, previous)
+        placed = _found(scans, previous, table) or _put_in(scans, previous, table)
+    return _as_of(*placed, previous)
+
+
+_Placed = tuple[LotTable, Index, Index]
+"""Counters, the group of each scan, and the move of each step."""
+
+
+def _found(scans: Scans, previous: Index, table: LotTable) -> _Placed | None:
+    """Look scans up in counters of their lots; None where one of them is not there."""
+    group = _group_in(table, scans)
+    if group is None:
+        return None
+    start, end, _ = _steps(previous, group)
+    start, end = group[start], group[end]
+    table = _moves_from(table, start)
+    moves = table.start * len(table) + table.end
+    wanted = start * len(table) + end
+    move = np.searchsorted(moves, wanted)
+    if (move == len(moves)).any() or (moves[move] != wanted).any():
+        return None
+    return table, group, move
+
+
+def _moves_from(table: LotTable, start: Index) -> LotTable:
+    """The same groups, with the moves out of some of them only."""
+    asked = np.zeros(len(table), dtype=bool)
+    asked[start] = True
+    kept = np.flatnonzero(asked[table.start])
+    return replace(table, start=table.start[kept], end=table.end[kept], moved=table.moved[kept])
+
+
+def _group_in(table: LotTable, scans: Scans) -> Index | None:
+    """Group of each scan, intp (n,); None where one is not there."""
+    if not len(table) or not len(scans):
+        return None
+    lots = table.lot[_changes(table.lot)]
+    first_us = min(int(table.time_us.min()), int(scans.time_us.min()))
+    span = max(int(table.time_us.max()), int(scans.time_us.max())) - first_us + 1
+    if span * len(lots) >= 2**63:
+        return None
+    lot = np.minimum(np.searchsorted(lots, scans.lot), len(lots) - 1)
+    if (lots[lot] != scans.lot).any():
+        return None
+    moments = _numbered(_changes(table.lot)) * span + (table.time_us - first_us)
+    moment = lot * span + (scans.time_us - first_us)
+    group = np.searchsorted(moments, moment)
+    # Few groups share their lot and second, and so stand in a row.
+    while True:
+        inside = np.minimum(group, len(table) - 1)
+        other = (table.site[inside] != scans.site) | (table.op[inside] != scans.op)
+        if (moments[inside] != moment).any() or (group >= len(table)).any():
+            return None
+        if not other.any():
+            return group
+        group = group + other
+
+
+def _put_in(scans: Scans, previous: Index, table: LotTable) -> _Placed:
+    """Put scans without weight into counters that may lack some of them."""
+    none = np.zeros(len(scans), np.int64)
+    occurrences = _Occurrences.of_table(table).then(_Occurrences.of_scans(scans, none))
+    start, end, weight = _steps(previous, none)
+    steps = (
+        np.concatenate([table.start, start + len(table)]),
+        np.concatenate([table.end, end + len(table)]),
+        np.concatenate([table.moved, weight]),
+    )
+    counted, group, move = _aggregate(occurrences, steps)
+    return counted, group[len(table) :], move[len(table.start) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,67 +239,64 @@ def _steps(previous: Index, weight: Int64) -> tuple[Index, Index, Int64]:
     return previous[end], end, weight[end]
 
 
-def _aggregate(
-    what: _Occurrences, steps: tuple[Index, Index, Int64]
-) -> tuple[LotTable, Index, Index]:
-    """Count groups and moves; also the group of each occurrence and the move of each step."""
-    order = _by_group(what)
-    new = _changes(what.lot[order], what.time_us[order], what.site[order], what.op[order])
+def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed:
+    """Count groups and moves."""
+    order, new = _by_group(what)
     heads = np.flatnonzero(new)
     group = np.empty(len(order), dtype=np.intp)
-    group[order] = np.cumsum(new) - 1
+    group[order] = _numbered(new)
     first = order[heads]
     start, end, weight = steps
-    pair = group[start] * len(heads) + group[end]
-    pair_order = np.argsort(pair, kind="stable")
-    new_pair = _changes(pair[pair_order])
-    pair_heads = np.flatnonzero(new_pair)
-    move = np.empty(len(pair), dtype=np.intp)
-    move[pair_order] = np.cumsum(new_pair) - 1
-    distinct = pair[pair_order[pair_heads]]
+    left, reached = group[start], group[end]
+    by_move = order_by(reached, left)
+    left, reached = left[by_move], reached[by_move]
+    new_move = _changes(left, reached)
+    move_heads = np.flatnonzero(new_move)
+    move = np.empty(len(by_move), dtype=np.intp)
+    move[by_move] = _numbered(new_move)
+    serial_min, serial_max = what.serial_min[order], what.serial_max[order]
     table = LotTable(
         lot=what.lot[first],
         time_us=what.time_us[first],
         site=what.site[first],
         op=what.op[first],
         n=_sums(what.weight[order], heads),
-        serial_min=np.minimum.reduceat(what.serial_min[order], heads) if len(heads) else _EMPTY,
-        serial_max=np.maximum.reduceat(what.serial_max[order], heads) if len(heads) else _EMPTY,
-        start=(distinct // max(len(heads), 1)).astype(np.intp),
-        end=(distinct % max(len(heads), 1)).astype(np.intp),
-        moved=_sums(weight[pair_order], pair_heads),
+        serial_min=np.minimum.reduceat(serial_min, heads) if len(heads) else serial_min,
+        serial_max=np.maximum.reduceat(serial_max, heads) if len(heads) else serial_max,
+        start=left[move_heads],
+        end=reached[move_heads],
+        moved=_sums(weight[by_move], move_heads),
     )
     return table, group, move
 
 
-_EMPTY = np.empty(0, dtype=np.int64)
-
-
-def _by_group(what: _Occurrences) -> Index:
-    """Positions sorted by (lot, time, site, operation); one integer key where it fits."""
+def _by_group(what: _Occurrences) -> tuple[Index, Bool]:
+    """Order by (lot, time, site, operation), and True at the first of each group."""
     if not len(what.lot):
-        return np.empty(0, dtype=np.intp)
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=bool)
+    if (what.lot[1:] >= what.lot[:-1]).all():
+        lot = _numbered(_changes(what.lot))
+    else:
+        lot = np.unique(what.lot, return_inverse=True)[1]
+    time = _ticks(what.time_us)
     place = what.site.astype(np.int64) * 16 + what.op
-    lot = np.cumsum(_changes(what.lot)) - 1
-    since = what.time_us - what.time_us.min()
-    ascending = bool((what.lot[1:] >= what.lot[:-1]).all())
-    if not ascending or int(since.max()) >= 2**46 or int(lot[-1]) >= 2**16:
-        return np.lexsort((place, what.time_us, what.lot))
-    moment = lot * 2**46 + since
-    order = np.argsort(moment)
-    sorted_moment, sorted_place = moment[order], place[order]
-    tied = sorted_moment[1:] == sorted_moment[:-1]
-    if (tied & (sorted_place[1:] < sorted_place[:-1])).any():
-        rank = np.cumsum(_changes(sorted_moment)) * (int(place.max()) + 1) + sorted_place
-        order = order[np.argsort(rank, kind="stable")]
-    return order
+    order = order_by(place, time, lot)
+    return order, _changes(lot[order], time[order], place[order])
 
 
-def _changes(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+def _ticks(time_us: Int64) -> Int64:
+    """Times as whole numbers from 0, the smaller the quicker to sort: seconds if they can be."""
+    since = time_us - time_us.min()
+    seconds: Int64 = since // SECOND_US
+    return seconds if (seconds * SECOND_US == since).all() else since
+
+
+def _changes(*columns: npt.NDArray[Any]) -> Bool:
     """True where any of the sorted columns differs from the row before, and at the first row."""
-    new = np.zeros(len(columns[0]), dtype=bool)
+    new = np.empty(len(columns[0]), dtype=bool)
     new[:1] = True
-    for column in columns:
+    np.not_equal(columns[0][1:], columns[0][:-1], out=new[1:])
+    for column in columns[1:]:
         new[1:] |= column[1:] != column[:-1]
     return new
 
@@ -245,96 +305,104 @@ def _sums(values: Int64, heads: Index) -> Int64:
     return np.add.reduceat(values, heads) if len(heads) else np.empty(0, dtype=np.int64)
 
 
-def _running(values: Int64, new_segment: npt.NDArray[np.bool_]) -> Int64:
-    """Cumulative sum that starts anew with each segment."""
-    total = np.cumsum(values)
-    heads = np.flatnonzero(new_segment)
-    before = total[heads] - values[heads]
-    return total - np.repeat(before, np.diff(np.append(heads, len(values))))
-
-
-def _last_of_run(new_run: npt.NDArray[np.bool_]) -> Index:
-    """Position of the last row of each row's run."""
-    heads = np.flatnonzero(new_run)
-    ends = np.append(heads[1:], len(new_run))
-    return np.repeat(ends - 1, ends - heads)
-
-
 def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates:
     """Spread the counters over the scans."""
-    n = len(previous)
-    before = np.zeros(n, np.int64)
-    together, departed, here = before.copy(), before.copy(), before.copy()
-    lag_s = np.zeros(n)
-    later = np.flatnonzero(previous >= 0)
-    if len(later):
-        all_departed, all_here, all_lag = _departures(table)
-        before[later] = table.n[group[previous[later]]]
-        together[later] = table.moved[move]
-        departed[later] = all_departed[move]
-        here[later] = all_here[move]
-        lag_s[later] = all_lag[move]
-    commissioned, low, high, gap_s = _commissioning(table)
+    of_step = np.full(len(previous), -1)
+    of_step[previous >= 0] = move
+    departed, here, lag_s = _departures(table)
+    lot = _numbered(_changes(table.lot))
+    moment = _numbered(_changes(table.lot, table.time_us))
+    commissioned, low, high, gap_s = _commissioning(table, lot, moment)
     return Mates(
         group=table.n[group],
-        group_before=before,
-        together=together,
-        departed=departed,
-        departed_here=here,
-        lag_s=lag_s,
+        group_before=_or_nothing(table.n[table.start], of_step),
+        together=_or_nothing(table.moved, of_step),
+        departed=_or_nothing(departed, of_step),
+        departed_here=_or_nothing(here, of_step),
+        lag_s=_or_nothing(lag_s, of_step),
         lot_commissioned=commissioned[group],
         serial_low=low[group],
         serial_high=high[group],
         commission_gap_s=gap_s[group],
-        lot_at_op=_so_far(table, table.op.astype(np.int64))[group],
-        lot_at_site=_so_far(table, table.site.astype(np.int64))[group],
+        lot_at_op=_so_far(table.n, table.op, lot, moment)[group],
+        lot_at_site=_so_far(table.n, table.site, lot, moment)[group],
     )
 
 
-def _departures(table: LotTable) -> tuple[Int64, Int64, npt.NDArray[np.float64]]:
+def _or_nothing(values: npt.NDArray[_Number], row: Index) -> npt.NDArray[_Number]:
+    """The value of each row; 0 for row -1."""
+    return np.append(values, np.zeros(1, values.dtype))[row]
+
+
+def _numbered(new: Bool) -> Index:
+    """Number of each row's run, from 0."""
+    return np.cumsum(new, dtype=np.intp) - 1
+
+
+def _ends(new: Bool) -> Index:
+    """Position after the last row of each run."""
+    return np.append(np.flatnonzero(new)[1:], len(new))
+
+
+def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
+    """Sum of a run's values from its start to the end of each row's tie.
+
+    Args:
+        values: int64 (m,).
+        new_run: bool (m,), the row starts a run.
+        new_tie: bool (m,), the row starts a tie; every start of a run starts one, too.
+    """
+    total = np.append(0, np.cumsum(values))
+    before = total[np.flatnonzero(new_run)][_numbered(new_run)]
+    result: Int64 = total[_ends(new_tie)][_numbered(new_tie)] - before
+    return result
+
+
+def _departures(table: LotTable) -> tuple[Int64, Int64, Float64]:
     """For each move: mates seen again by its end, those of them at its site, lag behind the first.
 
     Groups are numbered by (lot, time, ...), so moves sorted by (start, end) are in time order.
     """
-    time_us = table.time_us[table.end]
+    time_us, site = table.time_us[table.end], table.site[table.end]
     new_start = _changes(table.start)
-    departed = _running(table.moved, new_start)[_last_of_run(_changes(table.start, time_us))]
-    heads = np.flatnonzero(new_start)
-    first_us = np.repeat(time_us[heads], np.diff(np.append(heads, len(time_us))))
-    site = table.site[table.end]
-    order = np.lexsort((table.end, site, table.start))
-    start, site, time_sorted = table.start[order], site[order], time_us[order]
-    run = _running(table.moved[order], _changes(start, site))
-    here = np.empty_like(run)
-    here[order] = run[_last_of_run(_changes(start, site, time_sorted))]
-    return departed, here, np.asarray((time_us - first_us) * 1e-6, dtype=np.float64)
+    departed = _up_to(table.moved, new_start, new_start | _changes(time_us))
+    first_us = time_us[np.flatnonzero(new_start)][_numbered(new_start)]
+    order = order_by(site, table.start)
+    run = _changes(table.start[order], site[order])
+    here = np.empty_like(departed)
+    here[order] = _up_to(table.moved[order], run, run | _changes(time_us[order]))
+    return departed, here, np.multiply(time_us - first_us, 1e-6, dtype=np.float64)
 
 
 def _commissioning(
-    table: LotTable,
-) -> tuple[Int64, Int64, Int64, npt.NDArray[np.float64]]:
+    table: LotTable, lot: Index, moment: Index
+) -> tuple[Int64, Int64, Int64, Float64]:
     """For each group: commissioning scans of its lot so far, their serial range, and the gap."""
-    new_lot = _changes(table.lot)
-    tie = _last_of_run(_changes(table.lot, table.time_us))
-    born = table.op == Op.AGGREGATION
-    count = _running(np.where(born, table.n, 0), new_lot)[tie]
-    lot = np.cumsum(new_lot) - 1
-    base = lot * np.int64(2**33)
-    low = np.minimum.accumulate(np.where(born, table.serial_min, _NO_SERIAL) - base) + base
-    high = np.maximum.accumulate(np.where(born, table.serial_max, -1) + base) - base
+    born = np.flatnonzero(table.op == Op.AGGREGATION)
+    new_lot = _changes(lot[born])
+    count = _up_to(table.n[born], new_lot, np.ones_like(new_lot))
+    base = lot[born] * np.int64(2**33)
+    low = np.minimum.accumulate(table.serial_min[born] - base) + base
+    high = np.maximum.accumulate(table.serial_max[born] + base) - base
     gap_s = np.zeros(len(table))
-    where = np.flatnonzero(born)
-    same_lot = lot[where[1:]] == lot[where[:-1]]
-    step = (table.time_us[where[1:]] - table.time_us[where[:-1]]) * 1e-6
-    gap_s[where[1:]] = np.where(same_lot, step, 0.0)
-    return count, low[tie], high[tie], gap_s
+    step = np.diff(table.time_us[born], prepend=0) * 1e-6
+    gap_s[born] = np.where(new_lot, 0.0, step)
+    # The latest commissioning group by each group's time; -1 where its lot has none by then.
+    births = np.append(0, np.cumsum(table.op == Op.AGGREGATION))
+    latest = births[_ends(_changes(moment))][moment] - 1
+    latest[lot[np.append(born, 0)[latest]] != lot] = -1
+    return (
+        np.append(count, 0)[latest],
+        np.append(low, _NO_SERIAL)[latest],
+        np.append(high, -1)[latest],
+        gap_s,
+    )
 
 
-def _so_far(table: LotTable, kind: Int64) -> Int64:
+def _so_far(n: Int64, kind: npt.NDArray[np.integer[Any]], lot: Index, moment: Index) -> Int64:
     """For each group: scans of its lot with the same kind up to its time."""
-    order = np.lexsort((kind, table.lot))
-    lot, sorted_kind, time_us = table.lot[order], kind[order], table.time_us[order]
-    run = _running(table.n[order], _changes(lot, sorted_kind))
-    result = np.empty_like(run)
-    result[order] = run[_last_of_run(_changes(lot, sorted_kind, time_us))]
+    order = order_by(kind, lot)
+    run = _changes(lot[order], kind[order])
+    result = np.empty_like(n)
+    result[order] = _up_to(n[order], run, run | _changes(moment[order]))
     return result

@@ -1,10 +1,13 @@
 """Mates against a slow, obvious reckoning with loops."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trail.small import any_scans
+from tests.trail.small import HONEST, any_scans, code, scans_of
+from trail import mates as room
 from trail.facts import previous_of
 from trail.mates import mates, merge, table_of
 from trail.scan import Op
@@ -83,9 +86,50 @@ def test_a_given_table_says_the_same_as_the_scans_themselves(scans):
         assert np.array_equal(getattr(own, name), getattr(told, name)), name
 
 
-def test_times_further_apart_than_one_key_holds():
-    from tests.trail.small import HONEST, code, scans_of
+@settings(max_examples=150, deadline=None)
+@given(any_scans, st.randoms(use_true_random=False))
+def test_scans_looked_up_in_a_table_say_the_same_as_scans_put_into_it(scans, random):
+    trails = sort(scans)
+    previous = previous_of(trails.starts)
+    mask = np.array([random.random() < 0.5 for _ in range(len(scans))])
+    table = merge(table_of(trails.scans, previous, mask), table_of(trails.scans, previous, ~mask))
+    asked = sort(scans.take(np.isin(scans.epc, [e for e in range(9) if random.random() < 0.5])))
+    before = previous_of(asked.starts)
+    if not len(asked.scans):
+        return
+    found = room._found(asked.scans, before, table)
+    assert found is not None
+    looked_up = room._as_of(*found, before)
+    put_in = room._as_of(*room._put_in(asked.scans, before, table), before)
+    for name in looked_up.__slots__:
+        assert np.array_equal(getattr(looked_up, name), getattr(put_in, name)), name
 
+
+@settings(max_examples=150, deadline=None)
+@given(any_scans, st.randoms(use_true_random=False))
+def test_a_scan_that_a_table_lacks_is_put_in(scans, random):
+    trails = sort(scans)
+    previous = previous_of(trails.starts)
+    some = np.array([random.random() < 0.7 for _ in range(len(scans))])
+    part = sort(trails.scans.take(some))
+    table = table_of(part.scans, previous_of(part.starts))
+    told = mates(trails.scans, previous, table)
+    put_in = room._as_of(*room._put_in(trails.scans, previous, table), previous)
+    for name in told.__slots__:
+        assert np.array_equal(getattr(told, name), getattr(put_in, name)), name
+
+
+def test_lots_so_far_apart_in_time_that_no_key_holds_them_are_put_in():
+    scans = scans_of([(code(lot=lot), HONEST) for lot in range(1, 30)])
+    apart = replace(scans, time_us=scans.time_us + (scans.epc.astype(np.int64) << 57))
+    trails = sort(apart)
+    previous = previous_of(trails.starts)
+    table = table_of(trails.scans, previous)
+    assert room._found(trails.scans, previous, table) is None
+    assert (mates(trails.scans, previous, table).lot_commissioned == 1).all()
+
+
+def test_times_further_apart_than_one_key_holds():
     far = [(op, site, seconds * 100) for op, site, seconds in HONEST]
     scans = scans_of([(code(serial=s), far) for s in (1, 2, 3)])
     trails = sort(scans)
