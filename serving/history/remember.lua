@@ -169,7 +169,7 @@ end
 local function groups_now(groups, free, gone)
   local edits = {}
   for group, n in pairs(counts) do
-    if n ~= 0 then
+    if n ~= 0 or low[group] then
       local time, place = unpack('<i8I4', group)
       edits[#edits + 1] = {time, place, n = n, group = group, value = ''}
     end

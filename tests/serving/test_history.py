@@ -244,7 +244,9 @@ def test_stores_agree_where_trails_and_lots_are_too_large(
     namespace = f"?namespace=small{next(_namespaces)}"
     memory = Embedded(MemoryShelf(), keeping, Clock())
     server = Server(server_url + namespace, keeping)
-    for rows in calls:
+    for call in calls:
+        # Which of two scans is the older says nobody where only their event ids differ.
+        rows = [(*row[:4], sum(row[1:4]) % 5 - 1) for row in call]
         one, other = remember(memory, rows), remember(server, rows)
         assert sorted(rows_of(one)) == sorted(rows_of(other))
         assert one.new.tolist() == other.new.tolist()
