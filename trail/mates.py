@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trail.order import Index, order_by
+from trail.order import Index, changes, ends, numbered, order_by
 from trail.scan import SECOND_US, Bool, Float64, Int8, Int32, Int64, Op, Scans
 
 _Number = TypeVar("_Number", bound=np.number[Any])
@@ -160,7 +160,7 @@ def _group_in(table: LotTable, scans: Scans) -> Index | None:
     """Group of each scan, intp (n,); None where one is not there."""
     if not len(table) or not len(scans):
         return None
-    lots = table.lot[_changes(table.lot)]
+    lots = table.lot[changes(table.lot)]
     first_us = min(int(table.time_us.min()), int(scans.time_us.min()))
     span = max(int(table.time_us.max()), int(scans.time_us.max())) - first_us + 1
     if span * len(lots) >= 2**63:
@@ -168,7 +168,7 @@ def _group_in(table: LotTable, scans: Scans) -> Index | None:
     lot = np.minimum(np.searchsorted(lots, scans.lot), len(lots) - 1)
     if (lots[lot] != scans.lot).any():
         return None
-    moments = _numbered(_changes(table.lot)) * span + (table.time_us - first_us)
+    moments = numbered(changes(table.lot)) * span + (table.time_us - first_us)
     moment = lot * span + (scans.time_us - first_us)
     group = np.searchsorted(moments, moment)
     # Few groups share their lot and second, and so stand in a row.
@@ -244,16 +244,16 @@ def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed
     order, new = _by_group(what)
     heads = np.flatnonzero(new)
     group = np.empty(len(order), dtype=np.intp)
-    group[order] = _numbered(new)
+    group[order] = numbered(new)
     first = order[heads]
     start, end, weight = steps
     left, reached = group[start], group[end]
     by_move = order_by(reached, left)
     left, reached = left[by_move], reached[by_move]
-    new_move = _changes(left, reached)
+    new_move = changes(left, reached)
     move_heads = np.flatnonzero(new_move)
     move = np.empty(len(by_move), dtype=np.intp)
-    move[by_move] = _numbered(new_move)
+    move[by_move] = numbered(new_move)
     serial_min, serial_max = what.serial_min[order], what.serial_max[order]
     table = LotTable(
         lot=what.lot[first],
@@ -275,13 +275,13 @@ def _by_group(what: _Occurrences) -> tuple[Index, Bool]:
     if not len(what.lot):
         return np.empty(0, dtype=np.intp), np.empty(0, dtype=bool)
     if (what.lot[1:] >= what.lot[:-1]).all():
-        lot = _numbered(_changes(what.lot))
+        lot = numbered(changes(what.lot))
     else:
         lot = np.unique(what.lot, return_inverse=True)[1]
     time = _ticks(what.time_us)
     place = what.site.astype(np.int64) * 16 + what.op
     order = order_by(place, time, lot)
-    return order, _changes(lot[order], time[order], place[order])
+    return order, changes(lot[order], time[order], place[order])
 
 
 def _ticks(time_us: Int64) -> Int64:
@@ -289,16 +289,6 @@ def _ticks(time_us: Int64) -> Int64:
     since = time_us - time_us.min()
     seconds: Int64 = since // SECOND_US
     return seconds if (seconds * SECOND_US == since).all() else since
-
-
-def _changes(*columns: npt.NDArray[Any]) -> Bool:
-    """True where any of the sorted columns differs from the row before, and at the first row."""
-    new = np.empty(len(columns[0]), dtype=bool)
-    new[:1] = True
-    np.not_equal(columns[0][1:], columns[0][:-1], out=new[1:])
-    for column in columns[1:]:
-        new[1:] |= column[1:] != column[:-1]
-    return new
 
 
 def _sums(values: Int64, heads: Index) -> Int64:
@@ -310,8 +300,8 @@ def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates
     of_step = np.full(len(previous), -1)
     of_step[previous >= 0] = move
     departed, here, lag_s = _departures(table)
-    lot = _numbered(_changes(table.lot))
-    moment = _numbered(_changes(table.lot, table.time_us))
+    lot = numbered(changes(table.lot))
+    moment = numbered(changes(table.lot, table.time_us))
     commissioned, low, high, gap_s = _commissioning(table, lot, moment)
     return Mates(
         group=table.n[group],
@@ -334,16 +324,6 @@ def _or_nothing(values: npt.NDArray[_Number], row: Index) -> npt.NDArray[_Number
     return np.append(values, np.zeros(1, values.dtype))[row]
 
 
-def _numbered(new: Bool) -> Index:
-    """Number of each row's run, from 0."""
-    return np.cumsum(new, dtype=np.intp) - 1
-
-
-def _ends(new: Bool) -> Index:
-    """Position after the last row of each run."""
-    return np.append(np.flatnonzero(new)[1:], len(new))
-
-
 def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
     """Sum of a run's values from its start to the end of each row's tie.
 
@@ -353,8 +333,8 @@ def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
         new_tie: bool (m,), the row starts a tie; every start of a run starts one, too.
     """
     total = np.append(0, np.cumsum(values))
-    before = total[np.flatnonzero(new_run)][_numbered(new_run)]
-    result: Int64 = total[_ends(new_tie)][_numbered(new_tie)] - before
+    before = total[np.flatnonzero(new_run)][numbered(new_run)]
+    result: Int64 = total[ends(new_tie)][numbered(new_tie)] - before
     return result
 
 
@@ -364,13 +344,13 @@ def _departures(table: LotTable) -> tuple[Int64, Int64, Float64]:
     Groups are numbered by (lot, time, ...), so moves sorted by (start, end) are in time order.
     """
     time_us, site = table.time_us[table.end], table.site[table.end]
-    new_start = _changes(table.start)
-    departed = _up_to(table.moved, new_start, new_start | _changes(time_us))
-    first_us = time_us[np.flatnonzero(new_start)][_numbered(new_start)]
+    new_start = changes(table.start)
+    departed = _up_to(table.moved, new_start, new_start | changes(time_us))
+    first_us = time_us[np.flatnonzero(new_start)][numbered(new_start)]
     order = order_by(site, table.start)
-    run = _changes(table.start[order], site[order])
+    run = changes(table.start[order], site[order])
     here = np.empty_like(departed)
-    here[order] = _up_to(table.moved[order], run, run | _changes(time_us[order]))
+    here[order] = _up_to(table.moved[order], run, run | changes(time_us[order]))
     return departed, here, np.multiply(time_us - first_us, 1e-6, dtype=np.float64)
 
 
@@ -379,7 +359,7 @@ def _commissioning(
 ) -> tuple[Int64, Int64, Int64, Float64]:
     """For each group: commissioning scans of its lot so far, their serial range, and the gap."""
     born = np.flatnonzero(table.op == Op.AGGREGATION)
-    new_lot = _changes(lot[born])
+    new_lot = changes(lot[born])
     count = _up_to(table.n[born], new_lot, np.ones_like(new_lot))
     base = lot[born] * np.int64(2**33)
     low = np.minimum.accumulate(table.serial_min[born] - base) + base
@@ -389,7 +369,7 @@ def _commissioning(
     gap_s[born] = np.where(new_lot, 0.0, step)
     # The latest commissioning group by each group's time; -1 where its lot has none by then.
     births = np.append(0, np.cumsum(table.op == Op.AGGREGATION))
-    latest = births[_ends(_changes(moment))][moment] - 1
+    latest = births[ends(changes(moment))][moment] - 1
     latest[lot[np.append(born, 0)[latest]] != lot] = -1
     return (
         np.append(count, 0)[latest],
@@ -402,7 +382,7 @@ def _commissioning(
 def _so_far(n: Int64, kind: npt.NDArray[np.integer[Any]], lot: Index, moment: Index) -> Int64:
     """For each group: scans of its lot with the same kind up to its time."""
     order = order_by(kind, lot)
-    run = _changes(lot[order], kind[order])
+    run = changes(lot[order], kind[order])
     result = np.empty_like(n)
-    result[order] = _up_to(n[order], run, run | _changes(moment[order]))
+    result[order] = _up_to(n[order], run, run | changes(moment[order]))
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -126,6 +126,9 @@ HOUR_US: Final = 3600 * SECOND_US
 DAY_US: Final = 24 * HOUR_US
 
 
+_COLUMNS: Final = ("epc", "site", "op", "time_us", "row")
+
+
 @dataclass(frozen=True, slots=True)
 class Scans:
     """Scans as integer columns of one length n, in any order.
@@ -156,11 +159,9 @@ class Scans:
 
     def take(self, index: npt.NDArray[np.integer] | Bool | slice) -> Scans:
         """The scans at `index` (positions or mask), with the same table of codes."""
-        return replace(
-            self,
-            epc=self.epc[index],
-            site=self.site[index],
-            op=self.op[index],
-            time_us=self.time_us[index],
-            row=self.row[index],
-        )
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        if isinstance(index, np.ndarray) and index.dtype != np.bool_:
+            taken = {name: column.take(index) for name, column in columns.items()}
+        else:
+            taken = {name: column[index] for name, column in columns.items()}
+        return Scans(codes=self.codes, **taken)

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from trail.order import Index, changes, numbered, order_by
 from trail.scan import Bool, Int32, Int64, Scans
 
 CHUNK: Final = 20_000
 """Scans a chunk: its columns then stay in the processor's cache (`python -m bench kernel`)."""
-
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +57,30 @@ class Trails:
 
 def sort(scans: Scans) -> Trails:
     """Bring scans into trail order; the order of the input has no influence but on exact ties."""
-    rank = _rank_of_codes(scans)
-    scan_rank = rank[scans.epc]
-    order = np.argsort(scan_rank, kind="stable")
-    ranked = scan_rank[order]
-    time_us = scans.time_us[order]
-    same = ranked[1:] == ranked[:-1]
-    step = time_us[1:] - time_us[:-1]
-    if (same & (step <= 0)).any():
-        order = _sort_again(scans, scan_rank, order, same, step)
-        ranked = scan_rank[order]
-    sorted_scans = scans.take(order)
-    starts = np.ones(len(scans), dtype=bool)
-    starts[1:] = ranked[1:] != ranked[:-1]
-    lot = sorted_scans.lot
-    lot_starts = np.ones(len(scans), dtype=bool)
-    lot_starts[1:] = lot[1:] != lot[:-1]
-    return Trails(sorted_scans, order, starts, lot_starts)
-
-
-def _rank_of_codes(scans: Scans) -> Int32:
-    """Place of each code in the order of (lot, serial, code), int32 (m,)."""
     codes = scans.codes
-    order = np.lexsort((codes.serial, codes.lot_key))
+    by_rank = order_by(codes.serial + 1, codes.lot_key)
     rank = np.empty(len(codes), dtype=np.int32)
-    rank[order] = np.arange(len(codes), dtype=np.int32)
-    return rank
+    rank[by_rank] = np.arange(len(codes), dtype=np.int32)
+    lot_of_rank = numbered(changes(codes.lot_key[by_rank]))
+    unsorted = rank[scans.epc]
+    order = order_by(unsorted)
+    ranked = unsorted[order]
+    starts = changes(ranked)
+    in_order = scans.take(order)
+    disorder = ~starts[1:] & (in_order.time_us[1:] <= in_order.time_us[:-1])
+    if disorder.any():
+        order = _sort_again(scans, ranked, order, np.flatnonzero(disorder))
+        in_order = scans.take(order)
+    return Trails(in_order, order, starts, changes(lot_of_rank[ranked]))
 
 
-def _sort_again(scans: Scans, scan_rank: Int32, order: Index, same: Bool, step: Int64) -> Index:
+def _sort_again(scans: Scans, ranked: Int32, order: Index, disorder: Index) -> Index:
     """Sort only the trails that are out of time order or have ties; most inputs have few."""
-    ranked = scan_rank[order]
-    wrong = np.zeros(int(scan_rank.max()) + 1, dtype=bool)
-    wrong[ranked[1:][same & (step <= 0)]] = True
+    wrong = np.zeros(int(ranked[-1]) + 1, dtype=bool)
+    wrong[ranked[disorder]] = True
     places = np.flatnonzero(wrong[ranked])
     part = order[places]
-    again = np.lexsort((scans.site[part], scans.op[part], scans.time_us[part], scan_rank[part]))
+    again = np.lexsort((scans.site[part], scans.op[part], scans.time_us[part], ranked[places]))
     order = order.copy()
     order[places] = part[again]
     return order
