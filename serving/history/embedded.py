@@ -23,7 +23,6 @@ from serving.history.packed import (
     Asked,
     asked_for,
     found,
-    joined,
     pack,
     packed_lots,
     recalled,
@@ -31,6 +30,7 @@ from serving.history.packed import (
 )
 from serving.history.shelf import Pages, Shelf
 from serving.history.sitebook import entry_from, entry_text
+from serving.history.values import Values, due_of, trails_from
 from trail.mates import LotTable
 from trail.scan import HOUR_US, Int64, Scans
 
@@ -40,7 +40,6 @@ MOST_LOOKED: Final = 5_000
 LOOK_AGAIN_H: Final = 24
 """Hours after which a lot is looked at again at the earliest: trails live up to so much longer."""
 
-_DUE: Final = struct.Struct("<I")
 _LOT_DUE: Final = struct.Struct("<II")
 _LOT: Final = struct.Struct(">q")
 _NUMBER: Final = struct.Struct(">I")
@@ -90,15 +89,14 @@ class Embedded:
 
         def job(pages: Pages) -> None:
             keys = _trail_keys(asked)
-            values = [pages.get(key) or b"" for key in keys]
-            records, epc = joined([value[_DUE.size :] for value in values])
+            before = [pages.get(key) for key in keys]
+            records, epc = trails_from(before)
             place = found(records, epc, given, asked.epc)
             marked = records.copy()
             marked["said"][place[place >= 0]] = given["said"][place >= 0]
-            cut = np.searchsorted(epc, np.arange(len(keys) + 1))
+            values = Values(marked, epc, len(keys))
             for i in np.unique(epc[marked["said"] != records["said"]]).tolist():
-                trail = marked[cut[i] : cut[i + 1]].tobytes()
-                pages.put(keys[i], values[i][: _DUE.size] + trail)
+                pages.put(keys[i], values.value(i, due_of(before[i])))
 
         with self._lock:
             self._shelf.write(job)
@@ -130,8 +128,7 @@ class Embedded:
         which the first of these trails is due.
         """
         idle, after_sale, _ = self._due_hours()
-        records, epc = now.records[now.kept], now.epc[now.kept]
-        cut = np.searchsorted(epc, np.arange(len(held.keys) + 1)).tolist()
+        values = Values(now.records[now.kept], now.epc[now.kept], len(held.keys))
         flags = zip(now.changed.tolist(), now.new_sale.tolist(), now.sold.tolist(), strict=True)
         first_due = [_NEVER] * len(asked.lots)
         for i, (lot, (changed, new_sale, sold)) in enumerate(
@@ -140,8 +137,7 @@ class Embedded:
             before = held.due[i]
             due = after_sale if new_sale else before if sold and before else idle
             if changed or due != before:
-                trail = records[cut[i] : cut[i + 1]].tobytes()
-                pages.put(held.keys[i], _DUE.pack(due) + trail)
+                pages.put(held.keys[i], values.value(i, due))
             first_due[lot] = min(first_due[lot], due)
         return first_due
 
@@ -190,8 +186,8 @@ class _Held:
     def __init__(self, pages: Pages, asked: Asked) -> None:
         self.keys = _trail_keys(asked)
         values = [pages.get(key) for key in self.keys]
-        self.due = [_DUE.unpack_from(value)[0] if value else 0 for value in values]
-        self.records, self.epc = joined([value[_DUE.size :] if value else b"" for value in values])
+        self.due = [due_of(value) for value in values]
+        self.records, self.epc = trails_from(values)
         lots = asked.lots.tolist()
         values = [pages.get(_lot_key(lot)) for lot in lots]
         self.lot_due = [_LOT_DUE.unpack_from(value) if value else (0, _NEVER) for value in values]
@@ -216,7 +212,7 @@ def _expire(pages: Pages, hour: int) -> int:
         dues = []
         for key, trail in pages.items(b"t" + name):
             looked += 1
-            (trail_due,) = _DUE.unpack_from(trail)
+            trail_due = due_of(trail)
             if trail_due <= hour:
                 pages.delete(key)
                 gone += 1
