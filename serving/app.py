@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from serving import problems, rows, wire
 from serving.history import History, HistoryError
+from serving.history.keeping import wall_us
 from serving.history.opened import open_history
 from serving.jobs import Jobs
 from serving.jobs.upload import REST_BYTES
@@ -55,7 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
                 app.state.failed = error  # for whoever started the server to tell
                 raise
             app.state.service, app.state.jobs = service, service.jobs
+            housework = asyncio.create_task(keep_house(service.history))
             yield
+            housework.cancel()
 
     app = FastAPI(
         title="Trailwatch",
@@ -132,6 +136,19 @@ def _stores(settings: Settings) -> tuple[History, PredictionLog]:
             raise
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+async def keep_house(
+    history: History, clock: Callable[[], int] = wall_us, every_s: float = 3600
+) -> None:
+    """Forget trails whose time has come, now and then, until cancelled."""
+    while True:
+        try:
+            gone = await asyncio.to_thread(history.expire, clock())
+            _LOG.info("forgot %d trails", gone)
+        except HistoryError as error:
+            _LOG.warning("no trails were forgotten: %s", error)
+        await asyncio.sleep(every_s)
 
 
 def _folder(champion: Model | None) -> Path | None:
