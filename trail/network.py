@@ -165,123 +165,133 @@ def fit(scans: Scans, previous: Index, sites: Sites) -> Network:
 
 
 class BoundNetwork:
-    """A network bound to a site master: look-ups by position, without strings."""
+    """A network bound to a site master: look-ups by position, without strings.
+
+    Its tables have a last row (and column) for what the network does not know, so that a look-up
+    needs no condition: the place of an unknown site is `k`, its hub is `h`.
+    """
 
     def __init__(self, network: Network, sites: Sites) -> None:
+        k = len(network.site_ids)
         at = {site: i for i, site in enumerate(network.site_ids)}
         self._sites = sites
-        self._place = np.array([at.get(site, -1) for site in sites.ids], dtype=np.int64)
-        k = len(network.site_ids)
         self._k = k
-        used = np.zeros((k, k), dtype=np.int64)
+        self._place = np.array([at.get(site, k) for site in sites.ids], dtype=np.int64)
+        used = np.zeros((k + 1, k + 1), dtype=np.int64)
         used[network.edges[:, 0], network.edges[:, 1]] = network.edges[:, 2]
-        self._used = used
-        self._left = used.sum(axis=1)
-        self._arrived = used.sum(axis=0)
-        self._routes = network.routes
-        self._classes = network.classes
-        self._times = _stacked(network.routes, network.classes)
-        region = sites.region
-        has_hub = region >= 0
-        self._hub = np.full(len(sites), -1, dtype=np.int64)
-        self._hub[has_hub] = self._place[region[has_hub]]
-        self._into_region = self._used_by_region()
-        self._market_key = network.markets[:, 0] * (k + 1) + network.markets[:, 1]
-        self._market_n = network.markets[:, 2]
-        self._product, inverse = np.unique(network.markets[:, 0], return_inverse=True)
-        self._product_n = np.zeros(len(self._product), dtype=np.int64)
-        np.add.at(self._product_n, inverse, self._market_n)
+        self._often_left = used.sum(axis=1) >= MIN_SITE
+        self._often_reached = used.sum(axis=0) >= MIN_SITE
+        self._bind_pairs(network, used)
+        self._bind_times(network)
+        self._bind_hubs(used)
+        self._bind_markets(network)
 
-    def _used_by_region(self) -> Int64:
-        """Departures of each site to each region (the place of its hub), int64 (k, k)."""
-        region = np.full(self._k, -1, dtype=np.int64)
-        seen = self._place >= 0
-        region[self._place[seen]] = self._hub[seen]
-        into = np.zeros((self._k, self._k), dtype=np.int64)
-        start, end = np.nonzero(self._used)
-        inside = region[end] >= 0
-        start, end = start[inside], end[inside]
-        np.add.at(into, (start, region[end]), self._used[start, end])
-        return into
+    def _bind_pairs(self, network: Network, used: Int64) -> None:
+        """Number the pairs of sites that the network has seen, and the routes between them."""
+        left = used.sum(axis=1)
+        route_start_end, ops = network.routes.key // _OPS**2, network.routes.key % _OPS**2
+        start, end = route_start_end // self._k, route_start_end % self._k
+        seen = used > 0
+        seen[start, end] = True
+        a, b = np.nonzero(seen)
+        self._pair = np.full(seen.shape, len(a), dtype=np.int32)
+        self._pair[a, b] = np.arange(len(a))
+        self._used = np.append(used[a, b], 0)
+        self._share = np.append(used[a, b] / np.maximum(left[a], 1), 0).astype(np.float32)
+        self._route = np.full((len(a) + 1, _OPS**2), -1, dtype=np.int32)
+        self._route[self._pair[start, end], ops] = np.arange(len(ops))
+
+    def _bind_times(self, network: Network) -> None:
+        """Step times of the routes, then of the classes, then a blank row, so that -1 is blank."""
+        routes, classes = network.routes, network.classes
+        self._class = np.full(_OPS**2 * _KM_BINS, -1, dtype=np.int32)
+        self._class[classes.key] = len(routes.key) + np.arange(len(classes.key))
+
+        def stacked(name: str, blank: float) -> npt.NDArray[Any]:
+            one, two = getattr(routes, name), getattr(classes, name)
+            return np.concatenate([one, two, np.array([blank], dtype=one.dtype)])
+
+        self._center = stacked("center", 0)
+        self._spread = np.maximum(stacked("spread", np.inf), 0.02)
+        self._expected_h = np.expm1(self._center).astype(np.float32)
+        self._low_h = stacked("low_h", 0).astype(np.float32)
+        self._high_h = stacked("high_h", 0).astype(np.float32)
+        self._support = stacked("n", 0)
+
+    def _bind_hubs(self, used: Int64) -> None:
+        """The hub of each site's region, by number, and what each place sends into each region."""
+        region = self._sites.region
+        hub_place = np.where(region >= 0, self._place[region], self._k)
+        self._hubs = np.unique(hub_place[hub_place < self._k])
+        h = len(self._hubs)
+        self._hub = np.where(hub_place < self._k, np.searchsorted(self._hubs, hub_place), h)
+        hub_of_place = np.full(self._k + 1, h)
+        seen = self._place < self._k
+        hub_of_place[self._place[seen]] = self._hub[seen]
+        start, end = np.nonzero(used)
+        self._into_region = np.zeros((self._k + 1, h + 1), dtype=np.int64)
+        np.add.at(self._into_region, (start, hub_of_place[end]), used[start, end])
+        self._into_region[:, h] = 0
+
+    def _bind_markets(self, network: Network) -> None:
+        """Share of each product's scans that fall in each hub's region, where that is known."""
+        product, hub_place, n = network.markets.T
+        self._products, row = np.unique(product, return_inverse=True)
+        total = np.zeros(len(self._products) + 1, dtype=np.int64)
+        np.add.at(total, row, n)
+        h = len(self._hubs)
+        hub = np.searchsorted(self._hubs, hub_place)
+        here = np.flatnonzero(np.append(self._hubs, -1)[hub] == hub_place)
+        share = np.zeros((len(total), h + 1), dtype=np.float32)
+        share[row[here], hub[here]] = n[here] / np.maximum(total[row[here]], 1)
+        self._market_known = np.repeat((total >= MIN_PRODUCT)[:, None], h + 1, axis=1)
+        self._market_known[:, h] = False
+        self._market_share = np.where(self._market_known, share, np.float32(0))
 
     def steps(self, scans: Scans, previous: Index) -> Steps:
         """What the network says of the step that leads to each scan (n scans in trail order)."""
-        n = len(scans)
-        end = np.flatnonzero(previous >= 0)
-        start = previous[end]
-        a, b = self._place[scans.site[start]], self._place[scans.site[end]]
-        both = (a >= 0) & (b >= 0)
-        a0, b0 = np.where(both, a, 0), np.where(both, b, 0)
-        used = np.where(both, self._used[a0, b0], 0) if self._k else np.zeros(len(end), np.int64)
-        left = np.where(both, self._left[a0], 0) if self._k else np.zeros(len(end), np.int64)
-        arrived = np.where(both, self._arrived[b0], 0) if self._k else left
-        hub = self._hub[scans.site[end]]
-        near = (a >= 0) & (hub >= 0)
-        region_used = np.zeros(len(end), dtype=np.int64)
-        region_used[near] = self._into_region[a[near], hub[near]]
-        moved = scans.site[start] != scans.site[end]
-        hours = (scans.time_us[end] - scans.time_us[start]) / 3.6e9
-        ops = scans.op[start].astype(np.int64) * _OPS + scans.op[end]
-        km = _km_class(self._sites.distance_km(scans.site[start], scans.site[end]))
-        row = self._row((a0 * self._k + b0) * _OPS**2 + ops, both, ops * _KM_BINS + km)
-        times = self._times
-        log_h = np.log1p(hours)
-        spread = np.maximum(times.spread[row], 0.02)
-        found = row >= 0
-        columns = {
-            "known": both & moved & (left >= MIN_SITE) & (arrived >= MIN_SITE),
-            "edge_used": used,
-            "edge_share": (used / np.maximum(left, 1)).astype(np.float32),
-            "region_used": region_used,
-            "expected_h": np.where(found, np.expm1(times.center[row]), 0).astype(np.float32),
-            "z": np.where(found, (log_h - times.center[row]) / spread, 0).astype(np.float32),
-            "low_h": np.where(found, times.low_h[row], 0).astype(np.float32),
-            "high_h": np.where(found, times.high_h[row], 0).astype(np.float32),
-            "support": np.where(found, times.n[row], 0),
-        }
-        spread_out = {}
-        for name, column in columns.items():
-            whole = np.zeros(n, dtype=column.dtype)
-            whole[end] = column
-            spread_out[name] = whole
-        market_known, market_share = self._market(scans)
-        return Steps(market_known=market_known, market_share=market_share, **spread_out)
+        first = np.flatnonzero(previous < 0)
+        before = previous.copy()
+        before[first] = first
+        place, hub = self._place[scans.site], self._hub[scans.site]
+        start = place[before]
+        start[first] = self._k
+        pair = np.take(self._pair, start * (self._k + 1) + place)
+        hours = (scans.time_us - scans.time_us[before]) / 3.6e9
+        row = self._row(scans, before, pair, first)
+        market = self._market(scans, hub)
+        return Steps(
+            known=self._often_left[start] & self._often_reached[place] & (start != place),
+            edge_used=self._used[pair],
+            edge_share=self._share[pair],
+            region_used=np.take(self._into_region, start * (len(self._hubs) + 1) + hub),
+            expected_h=self._expected_h[row],
+            z=((np.log1p(hours) - self._center[row]) / self._spread[row]).astype(np.float32),
+            low_h=self._low_h[row],
+            high_h=self._high_h[row],
+            support=self._support[row],
+            market_known=np.take(self._market_known, market),
+            market_share=np.take(self._market_share, market),
+        )
 
-    def _row(self, route: Int64, both: npt.NDArray[np.bool_], by_class: Int64) -> Index:
-        """Row of each step in the stacked times: its route where that is known, else its class."""
-        row = np.where(both, _find(self._routes.key, route), -1)
+    def _row(self, scans: Scans, before: Index, pair: Int32, first: Index) -> Index:
+        """Row of each step's times: of its route where that is known, else of its class, or -1."""
+        ops = scans.op[before] * np.int64(_OPS) + scans.op
+        row = np.take(self._route, pair * np.int64(_OPS**2) + ops).astype(np.intp)
+        row[first] = 0
         back_off = np.flatnonzero(row < 0)
-        found = _find(self._classes.key, by_class[back_off])
-        row[back_off] = np.where(found >= 0, found + len(self._routes.key), -1)
+        start, end = scans.site[before[back_off]], scans.site[back_off]
+        km = _km_class(self._sites.distance_km(start, end))
+        row[back_off] = self._class[ops[back_off] * _KM_BINS + km]
+        row[first] = -1
         return row
 
-    def _market(self, scans: Scans) -> tuple[npt.NDArray[np.bool_], Float32]:
-        codes = scans.codes
-        product = _product_key(codes.company, codes.product)
-        row = _find(self._product, product)
-        total = np.where(row >= 0, self._product_n[row], 0) if len(self._product) else row * 0
-        known_code = total >= MIN_PRODUCT
-        hub = self._hub[scans.site]
-        key = product[scans.epc] * (self._k + 1) + np.where(hub >= 0, hub, self._k)
-        where = np.flatnonzero((hub >= 0) & known_code[scans.epc])
-        found = _find(self._market_key, key[where])
-        share = np.zeros(len(scans), dtype=np.float32)
-        known = np.zeros(len(scans), dtype=bool)
-        known[where] = True
-        if len(where):
-            n = np.where(found >= 0, self._market_n[found], 0)
-            share[where] = n / np.maximum(total[scans.epc[where]], 1)
-        return known, share
-
-
-def _stacked(first: StepTimes, second: StepTimes) -> StepTimes:
-    """Both tables, then a blank row, so that row -1 says nothing."""
-    blank = {"key": -1, "n": 0, "center": 0.0, "spread": 1.0, "low_h": 0.0, "high_h": 0.0}
-    columns = {}
-    for name, nothing in blank.items():
-        one, two = getattr(first, name), getattr(second, name)
-        columns[name] = np.concatenate([one, two, np.array([nothing], dtype=one.dtype)])
-    return StepTimes(**columns)
+    def _market(self, scans: Scans, hub: Int64) -> Int64:
+        """Cell of the table of markets that each scan falls in."""
+        found = _find(self._products, _product_key(scans.codes.company, scans.codes.product))
+        product = np.where(found >= 0, found, len(self._products))
+        cell: Int64 = product[scans.epc] * (len(self._hubs) + 1) + hub
+        return cell
 
 
 def _product_key(company: Int32, product: Int32) -> Int64:
