@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from trail.mates import LotTable, Mates, mates
 from trail.network import BoundNetwork, Network, Steps
+from trail.order import Index, numbered
 from trail.registry import Registry
 from trail.scan import (
     DAY_US,
@@ -21,6 +22,7 @@ from trail.scan import (
     SITE_TIER_OF_OP,
     Bool,
     Float32,
+    Float64,
     Int8,
     Int32,
     Int64,
@@ -29,8 +31,6 @@ from trail.scan import (
 )
 from trail.sites import Sites
 from trail.trails import CHUNK, Trails
-
-Index = npt.NDArray[np.intp]
 
 LOOK_BACK: Final = 12
 """Scans of the own trail that repetitions are looked for in; honest trails have at most 10."""
@@ -111,10 +111,10 @@ class Facts:
     op: Int8
     previous: Index
     position: Int64
-    gap_s: npt.NDArray[np.float64]
+    gap_s: Float64
     km: Float32
     km_known: Bool
-    speed_kmh: npt.NDArray[np.float64]
+    speed_kmh: Float64
     same_site: Bool
     op_step: Int8
     tier_step: Int8
@@ -126,13 +126,13 @@ class Facts:
     in_without_out: Bool
     sold_before: Int64
     sold_elsewhere: Bool
-    since_sale_s: npt.NDArray[np.float64]
+    since_sale_s: Float64
     op_before: Int64
-    repeat_gap_s: npt.NDArray[np.float64]
+    repeat_gap_s: Float64
     op_drop: Int8
     first_op: Int8
     two_km: Float32
-    two_gap_s: npt.NDArray[np.float64]
+    two_gap_s: Float64
     back_and_forth: Bool
     factory_pair: Bool
     commissioned: Bool
@@ -140,7 +140,7 @@ class Facts:
     company_unknown: Bool
     product_unknown: Bool
     registry: bool
-    age_days: npt.NDArray[np.float64]
+    age_days: Float64
     serial: Int32
     mates: Mates
     steps: Steps | None
@@ -164,27 +164,28 @@ def facts(
             there is of their lots.
     """
     previous = previous_of(starts)
-    codes = scans.codes
-    age_days = (scans.time_us / DAY_US) - codes.made_day[scans.epc]
+    codes, epc, site = scans.codes, scans.epc.astype(np.intp), scans.site.astype(np.intp)
+    made_day = codes.made_day[epc]
     known = context.registry.at_hand
     shaped = codes.fault == 0
     company_unknown = shaped & known & ~context.registry.has_company(codes)
     product_unknown = shaped & known & ~context.registry.has_product(codes)
+    tier = context.sites.tier[site]
     return Facts(
         op=scans.op,
         previous=previous,
-        fault=codes.fault[scans.epc],
-        company_unknown=company_unknown[scans.epc],
-        product_unknown=product_unknown[scans.epc],
+        fault=codes.fault[epc],
+        company_unknown=company_unknown[epc],
+        product_unknown=product_unknown[epc],
         registry=known,
-        age_days=np.where(codes.made_day[scans.epc] >= 0, age_days, 0.0),
-        serial=codes.serial[scans.epc],
-        site_known=context.sites.known[scans.site],
-        tier_mismatch=_tier_mismatch(scans, context.sites),
+        age_days=np.where(made_day >= 0, scans.time_us / DAY_US - made_day, 0.0),
+        serial=codes.serial[epc],
+        site_known=context.sites.known[site],
+        tier_mismatch=(tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op]),
         mates=mates(scans, previous, table),
         steps=None if context.network is None else context.network.steps(scans, previous),
         **_of_step(scans, previous, context.sites),
-        **_of_trail(scans, starts, previous),
+        **_of_trail(scans, starts),
     )
 
 
@@ -202,79 +203,105 @@ def facts_of(
             yield part, facts(trails.part(part), trails.starts[part], bound, table)
 
 
-def _tier_mismatch(scans: Scans, sites: Sites) -> Bool:
-    tier = sites.tier[scans.site]
-    return np.asarray((tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op]))
-
-
 def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, Any]:
     """Facts of a scan and the one before it (and, for clones, the one before that)."""
     has = previous >= 0
-    before = np.where(has, previous, 0)
-    gap_s = np.where(has, (scans.time_us - scans.time_us[before]) * 1e-6, 0.0)
-    km, km_known = _km(scans, before, has, sites)
-    same = has & (scans.site == scans.site[before])
-    direction, was = OP_DIRECTION[scans.op], OP_DIRECTION[scans.op[before]]
-    tier, tier_was = sites.tier[scans.site], sites.tier[scans.site[before]]
-    two_back = has & (np.where(has, previous[before], -1) >= 0)
-    two = np.where(two_back, before - 1, 0)
+    # A first scan is its own one before: it has not moved, and no time has passed.
+    before = np.where(has, previous, np.arange(len(previous)))
+    two = before[before]
+    two_back = two != before
+    site = scans.site.astype(np.intp)
+    op, op_was, site_was = scans.op, scans.op[before], site[before]
+    gap_s = (scans.time_us - scans.time_us[before]) * 1e-6
+    km, km_known = _km(site_was, site, has, sites)
+    same = has & (site == site_was)
+    elsewhere = has & ~same
+    direction = OP_DIRECTION[op]
+    was = direction[before]
+    arrives, leaves, sale = direction == 1, direction == -1, op == Op.SALE
+    tier = sites.tier[site]
+    tier_was = tier[before]
     with np.errstate(divide="ignore", invalid="ignore"):
         speed = np.where(km > 0, km / (gap_s / 3600), 0.0)
-    sale = scans.op == Op.SALE
-    pair = np.minimum(scans.op, scans.op[before]) == Op.AGGREGATION
-    pair &= np.maximum(scans.op, scans.op[before]) <= Op.WMS_OUT
+    pair = np.minimum(op, op_was) == Op.AGGREGATION
+    pair &= np.maximum(op, op_was) <= Op.WMS_OUT
     return {
         "gap_s": gap_s,
         "km": km,
         "km_known": km_known,
         "speed_kmh": speed,
         "same_site": same,
-        "op_step": np.where(has, scans.op - scans.op[before], 0).astype(np.int8),
-        "tier_step": np.where(has & (tier >= 0) & (tier_was >= 0), tier - tier_was, 0),
+        "op_step": op - op_was,
+        "tier_step": np.where((tier >= 0) & (tier_was >= 0), tier - tier_was, 0),
         "again_here": same & (direction == was) & (direction != 0) & ~sale,
-        "in_after_out": same & (direction == 1) & (was == -1),
-        "out_elsewhere": has & ~same & (direction == -1) & ~sale,
-        "in_without_out": has & ~same & (direction == 1) & (was == 1),
-        "two_km": _km(scans, two, two_back, sites)[0],
+        "in_after_out": same & arrives & (was == -1),
+        "out_elsewhere": elsewhere & leaves & ~sale,
+        "in_without_out": elsewhere & arrives & (was == 1),
+        "two_km": _km(site[two], site, two_back, sites)[0],
         "two_gap_s": np.where(two_back, (scans.time_us - scans.time_us[two]) * 1e-6, 0.0),
-        "back_and_forth": two_back & ~same & (scans.site == scans.site[two]),
-        "factory_pair": has & ~same & pair,
+        "back_and_forth": two_back & ~same & (site == site[two]),
+        "factory_pair": elsewhere & pair,
     }
 
 
-def _km(scans: Scans, start: Index, valid: Bool, sites: Sites) -> tuple[Float32, Bool]:
-    km = sites.distance_km(scans.site[start], scans.site)
+def _km(start: Index, end: Index, valid: Bool, sites: Sites) -> tuple[Float32, Bool]:
+    km = sites.distance_km(start, end)
     known = valid & np.isfinite(km)
     return np.where(known, km, np.float32(0)), known
 
 
-def _of_trail(scans: Scans, starts: Bool, previous: Index) -> dict[str, Any]:
+def _of_trail(scans: Scans, starts: Bool) -> dict[str, Any]:
     """Facts of a scan and all earlier scans of its trail."""
     n = len(scans)
-    heads = np.flatnonzero(starts)
-    trail = np.cumsum(starts) - 1
-    head = heads[trail] if n else heads
-    position = np.arange(n) - head
+    trail = numbered(starts)
+    head = np.flatnonzero(starts)[trail]
+    first_op = scans.op[head]
+    columns: dict[str, Any] = {
+        "position": np.arange(n) - head,
+        "first_op": first_op,
+        "commissioned": first_op == Op.AGGREGATION,
+        "sold_before": np.zeros(n, dtype=np.int64),
+        "sold_elsewhere": np.zeros(n, dtype=bool),
+        "since_sale_s": np.zeros(n),
+        "op_before": np.zeros(n, dtype=np.int64),
+        "repeat_gap_s": np.full(n, -1.0),
+        "op_drop": np.zeros(n, dtype=np.int8),
+    }
+    # While its operations only go up, nothing was repeated, sold before or commissioned late.
+    turns = np.flatnonzero(~starts[1:] & (scans.op[1:] <= scans.op[:-1])) + 1
+    turned = np.zeros(int(trail[-1]) + 1 if n else 0, dtype=bool)
+    turned[trail[turns]] = True
+    rows = np.flatnonzero(turned[trail])
+    if len(rows):
+        of_turned = _of_turned(scans.take(rows), starts[rows], columns["position"][rows])
+        for name, column in of_turned.items():
+            columns[name][rows] = column
+    return columns
+
+
+def _of_turned(scans: Scans, starts: Bool, position: Int64) -> dict[str, Any]:
+    """Facts of a scan and all earlier ones, where the operations of a trail do not only go up."""
+    trail = numbered(starts)
+    head = np.flatnonzero(starts)[trail]
     sale = scans.op == Op.SALE
     sold = np.cumsum(sale) - sale
     sold = sold - sold[head]
-    last_sale = _last_before(sale)
     sold_any = sold > 0
-    where = np.where(sold_any, last_sale, 0)
-    top = np.maximum.accumulate(scans.op + trail * 16) - trail * 16 if n else scans.op
+    where = np.where(sold_any, _last_before(sale), 0)
+    top = np.maximum.accumulate(scans.op + trail * 16) - trail * 16
     born = np.cumsum(scans.op == Op.AGGREGATION)
     born_before = born[head] - (scans.op[head] == Op.AGGREGATION)
-    op_before, repeat_gap_s = _repeats(scans, position)
+    op_before, repeat_gap_s = np.zeros(len(scans), dtype=np.int64), np.full(len(scans), -1.0)
+    again = np.flatnonzero((position[1:] > 0) & (scans.op[1:] <= top[:-1])) + 1
+    op_before[again], repeat_gap_s[again] = _repeats(scans, position, again)
     return {
-        "position": position,
+        "commissioned": born > born_before,
         "sold_before": sold,
         "sold_elsewhere": sold_any & (scans.site[where] != scans.site),
         "since_sale_s": np.where(sold_any, (scans.time_us - scans.time_us[where]) * 1e-6, 0.0),
         "op_before": op_before,
         "repeat_gap_s": repeat_gap_s,
-        "op_drop": (top - scans.op).astype(np.int8),
-        "first_op": scans.op[head],
-        "commissioned": born > born_before,
+        "op_drop": top - scans.op,
     }
 
 
@@ -285,16 +312,21 @@ def _last_before(event: Bool) -> Index:
     return np.concatenate([[-1], running[:-1]])[: len(event)]
 
 
-def _repeats(scans: Scans, position: Int64) -> tuple[Int64, npt.NDArray[np.float64]]:
-    """Earlier scans with the same operation, and seconds since the same one at the same site."""
-    count = np.zeros(len(scans), dtype=np.int64)
-    gap_s = np.full(len(scans), -1.0)
-    # A trail is short: comparing with each of the last few scans beats another sort.
-    for lag in range(1, min(LOOK_BACK, int(position.max(initial=0))) + 1):
-        later = np.flatnonzero(position >= lag)
-        earlier = later - lag
-        same_op = scans.op[later] == scans.op[earlier]
-        count[later] += same_op
-        here = later[same_op & (scans.site[later] == scans.site[earlier]) & (gap_s[later] < 0)]
-        gap_s[here] = (scans.time_us[here] - scans.time_us[here - lag]) * 1e-6
-    return count, gap_s
+def _repeats(scans: Scans, position: Int64, rows: Index) -> tuple[Int64, Float64]:
+    """Of some rows: earlier scans with the same operation, and seconds since one at this site.
+
+    Args:
+        scans: n scans in trail order.
+        position: int64 (n,), scans of the trail before each.
+        rows: intp (r,), the scans to look back from.
+
+    Returns:
+        Both of length r; the seconds are -1 where there is no such scan.
+    """
+    lag = np.arange(1, LOOK_BACK + 1)
+    back = np.maximum(rows[:, None] - lag, 0)
+    same_op = (lag <= position[rows, None]) & (scans.op[back] == scans.op[rows, None])
+    here = same_op & (scans.site[back] == scans.site[rows, None])
+    nearest = rows - lag[here.argmax(axis=1)]
+    gap_s = (scans.time_us[rows] - scans.time_us[nearest]) * 1e-6
+    return same_op.sum(axis=1), np.where(here.any(axis=1), gap_s, -1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -79,11 +79,12 @@ class Sites:
         """Position of each `location_id`."""
         return {site: i for i, site in enumerate(self.ids)}
 
-    def distance_km(self, start: Int32, end: Int32) -> Float32:
+    def distance_km(
+        self, start: npt.NDArray[np.integer[Any]], end: npt.NDArray[np.integer[Any]]
+    ) -> Float32:
         """Great-circle distance, km, float32; NaN where a site has no coordinates."""
         if self._distance is not None:
-            flat = start.astype(np.int64) * len(self) + end
-            return np.take(self._distance, flat)
+            return np.take(self._distance, start.astype(np.intp) * len(self) + end)
         return haversine_km(
             self.latitude[start], self.longitude[start], self.latitude[end], self.longitude[end]
         ).astype(np.float32)
