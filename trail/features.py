@@ -20,6 +20,9 @@ VERSION: Final = 1
 
 Column = npt.NDArray[Any]
 
+_LINE: Final = 16
+"""Numbers of 32 bits in a cache line."""
+
 
 def _log(value: Column) -> Column:
     return np.log1p(np.maximum(value, 0), dtype=np.float32)
@@ -221,7 +224,10 @@ def encode(
 def matrix(known: Facts, findings: Findings, out: Float32 | None = None) -> Float32:
     """Features of one chunk of facts, float32 (n, F); written into `out` where it is given."""
     # Columns are written contiguously and turned once: a strided write would cost a cache line.
-    columns = np.empty((len(FEATURES), len(known.op)), dtype=np.float32)
+    # An odd number of cache lines apart, they do not push each other out of the cache.
+    n = len(known.op)
+    odd_lines = (n // (2 * _LINE) * 2 + 3) * _LINE
+    columns = np.empty((len(FEATURES), odd_lines), dtype=np.float32)[:, :n]
     for i, read in enumerate(_COLUMNS.values()):
         columns[i] = read(known)
     np.divide(findings.score.T, 100, out=columns[len(_COLUMNS) :])
