@@ -71,6 +71,7 @@ class Facts:
 
     Attributes:
         op: operation.
+        direction: +1 the item arrives, -1 it leaves, 0 it comes into being.
         previous: position of the trail's previous scan, -1 at its first.
         position: scans of the trail before this one.
         gap_s: seconds since the previous scan.
@@ -109,6 +110,7 @@ class Facts:
     """
 
     op: Int8
+    direction: Int8
     previous: Index
     position: Int64
     gap_s: Float64
@@ -226,6 +228,7 @@ def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, Any]:
     pair = np.minimum(op, op_was) == Op.AGGREGATION
     pair &= np.maximum(op, op_was) <= Op.WMS_OUT
     return {
+        "direction": direction,
         "gap_s": gap_s,
         "km": km,
         "km_known": km_known,
@@ -254,7 +257,7 @@ def _of_trail(scans: Scans, starts: Bool) -> dict[str, Any]:
     """Facts of a scan and all earlier scans of its trail."""
     n = len(scans)
     trail = numbered(starts)
-    head = np.flatnonzero(starts)[trail]
+    head = starts.nonzero()[0][trail]
     first_op = scans.op[head]
     columns: dict[str, Any] = {
         "position": np.arange(n) - head,
@@ -282,7 +285,7 @@ def _of_trail(scans: Scans, starts: Bool) -> dict[str, Any]:
 def _of_turned(scans: Scans, starts: Bool, position: Int64) -> dict[str, Any]:
     """Facts of a scan and all earlier ones, where the operations of a trail do not only go up."""
     trail = numbered(starts)
-    head = np.flatnonzero(starts)[trail]
+    head = starts.nonzero()[0][trail]
     sale = scans.op == Op.SALE
     sold = np.cumsum(sale) - sale
     sold = sold - sold[head]

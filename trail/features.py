@@ -12,7 +12,7 @@ import numpy.typing as npt
 from trail.facts import BoundContext, Context, Facts, facts_of
 from trail.mates import LotTable
 from trail.rules import ENOUGH_COMMISSIONED, Findings, judge
-from trail.scan import ANOMALIES, EVENT_TYPES, OP_DIRECTION, Float32, Int64, Op, Scans
+from trail.scan import ANOMALIES, EVENT_TYPES, Float32, Int64, Op, Scans
 from trail.trails import Trails, sort
 
 VERSION: Final = 1
@@ -24,21 +24,27 @@ _LINE: Final = 16
 """Numbers of 32 bits in a cache line."""
 
 
+def _f32(value: Column) -> Float32:
+    return value.astype(np.float32, copy=False)
+
+
 def _log(value: Column) -> Column:
-    return np.log1p(np.maximum(value, 0), dtype=np.float32)
+    return np.log1p(np.maximum(_f32(value), 0))
 
 
 def _hours(seconds: Column) -> Column:
-    return np.log1p(np.maximum(seconds, 0) * np.float32(1 / 3600), dtype=np.float32)
+    return np.log1p(_f32(np.maximum(seconds, 0) * np.float32(1 / 3600)))
 
 
 def _share(part: Column, whole: Column) -> Column:
-    return np.where(whole > 0, part / np.maximum(whole, 1), 0)
+    """Part of the whole, 0 of none; counts below 2^24 lose nothing by being float32."""
+    of = _f32(whole)
+    return np.where(of > 0, _f32(part) / np.maximum(of, 1), np.float32(0))
 
 
 def _speed(km: Column, gap_s: Column) -> Column:
     """log(1 + km/h); a distance in less than a second counts as one second."""
-    return np.log1p(km * np.float32(3600) / np.maximum(gap_s, 1.0), dtype=np.float32)
+    return np.log1p(_f32(km * np.float32(3600) / np.maximum(gap_s, 1.0)))
 
 
 def _recorded(f: Facts) -> Column:
@@ -70,7 +76,7 @@ def _is_op(op: int) -> Callable[[Facts], Column]:
 _OWN: Final[dict[str, Callable[[Facts], Column]]] = {
     **{f"op_{name}": _is_op(i) for i, name in enumerate(EVENT_TYPES)},
     "op_place": lambda f: f.op / np.float32(9),
-    "direction": lambda f: OP_DIRECTION[f.op],
+    "direction": lambda f: f.direction,
     "is_first": lambda f: f.previous < 0,
     "position_log": lambda f: _log(np.minimum(f.position, 15)),
     "first_op": lambda f: f.first_op / np.float32(9),

@@ -242,7 +242,7 @@ def _steps(previous: Index, weight: Int64) -> tuple[Index, Index, Int64]:
 def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed:
     """Count groups and moves."""
     order, new = _by_group(what)
-    heads = np.flatnonzero(new)
+    heads = new.nonzero()[0]
     group = np.empty(len(order), dtype=np.intp)
     group[order] = numbered(new)
     first = order[heads]
@@ -251,7 +251,7 @@ def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed
     by_move = order_by(reached, left)
     left, reached = left[by_move], reached[by_move]
     new_move = changes(left, reached)
-    move_heads = np.flatnonzero(new_move)
+    move_heads = new_move.nonzero()[0]
     move = np.empty(len(by_move), dtype=np.intp)
     move[by_move] = numbered(new_move)
     serial_min, serial_max = what.serial_min[order], what.serial_max[order]
@@ -333,7 +333,7 @@ def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
         new_tie: bool (m,), the row starts a tie; every start of a run starts one, too.
     """
     total = np.append(0, np.cumsum(values))
-    before = total[np.flatnonzero(new_run)][numbered(new_run)]
+    before = total[new_run.nonzero()[0]][numbered(new_run)]
     result: Int64 = total[ends(new_tie)][numbered(new_tie)] - before
     return result
 
@@ -346,7 +346,7 @@ def _departures(table: LotTable) -> tuple[Int64, Int64, Float64]:
     time_us, site = table.time_us[table.end], table.site[table.end]
     new_start = changes(table.start)
     departed = _up_to(table.moved, new_start, new_start | changes(time_us))
-    first_us = time_us[np.flatnonzero(new_start)][numbered(new_start)]
+    first_us = time_us[new_start.nonzero()[0]][numbered(new_start)]
     order = order_by(site, table.start)
     run = changes(table.start[order], site[order])
     here = np.empty_like(departed)

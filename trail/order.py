@@ -65,9 +65,9 @@ def changes(*columns: npt.NDArray[Any]) -> Bool:
 
 def numbered(new: Bool) -> Index:
     """Number of each row's run, from 0; `new` is True where a run starts."""
-    return np.cumsum(new, dtype=np.intp) - 1
+    return new.astype(np.intp).cumsum() - 1
 
 
 def ends(new: Bool) -> Index:
     """Position after the last row of each run."""
-    return np.append(np.flatnonzero(new)[1:], len(new))
+    return np.concatenate((new.nonzero()[0][1:], [len(new)]))

@@ -42,8 +42,17 @@ class Registry:
 
     def has_company(self, codes: EpcTable) -> Bool:
         """Which codes name a registered company, bool (m,)."""
-        return np.isin(codes.company, self.company)
+        return _among(self.company, codes.company.astype(np.int64))
 
     def has_product(self, codes: EpcTable) -> Bool:
         """Which codes name a registered product of their company, bool (m,)."""
-        return np.isin(codes.company.astype(np.int64) * 10_000_000 + codes.product, self.pair)
+        return _among(self.pair, codes.company.astype(np.int64) * 10_000_000 + codes.product)
+
+
+def _among(known: Int64, wanted: Int64) -> Bool:
+    """Which numbers are among sorted ones."""
+    if not len(known):
+        return np.zeros(len(wanted), dtype=bool)
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found: Bool = known[place] == wanted
+    return found

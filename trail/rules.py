@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from trail.epc import Fault, fault_sentence
 from trail.facts import Facts
-from trail.scan import EVENT_TYPES, OP_DIRECTION, Bool, Float32, Int8, Op, Scans
+from trail.order import Index
+from trail.scan import EVENT_TYPES, Bool, Float32, Int8, Op, Scans
 from trail.sites import Sites
 
 FLAG: Final = 50.0
@@ -85,6 +86,10 @@ class Findings:
         return np.where(np.isin(self.reason, [int(r) for r in HARD]), self.score, np.float32(0))
 
 
+Score = float | Callable[[Index], npt.NDArray[np.floating[Any]]]
+"""One score for all, or a score for each scan at some positions."""
+
+
 class _Graded:
     """The highest score so far and the reason for it."""
 
@@ -92,15 +97,14 @@ class _Graded:
         self.score = np.zeros(n, dtype=np.float32)
         self.reason = np.zeros(n, dtype=np.int8)
 
-    def raise_to(self, where: Bool, score: npt.ArrayLike, reason: Reason) -> None:
+    def raise_to(self, where: Bool, score: Score, reason: Reason) -> None:
         """Raise the score of the scans in `where`, unless it is higher already."""
-        at = np.flatnonzero(where)
+        at = where.nonzero()[0]
         if not len(at):
             return
-        value = np.asarray(score, dtype=np.float32)
-        value = np.full(len(at), value) if value.ndim == 0 else value[at]
+        value = np.asarray(score(at) if callable(score) else score, dtype=np.float32)
         higher = value > self.score[at]
-        self.score[at[higher]] = value[higher]
+        self.score[at[higher]] = np.broadcast_to(value, at.shape)[higher]
         self.reason[at[higher]] = reason
 
 
@@ -112,8 +116,8 @@ def epc_fake(facts: Facts) -> _Graded:
     has a commissioning record and this code is not in it.
     """
     found = _Graded(len(facts.op))
-    severity = np.where(facts.fault & Fault.STRUCTURE, 100, 95)
-    found.raise_to(facts.fault > 0, severity, Reason.MALFORMED)
+    found.raise_to(facts.fault > 0, 95, Reason.MALFORMED)
+    found.raise_to((facts.fault & Fault.STRUCTURE) > 0, 100, Reason.MALFORMED)
     found.raise_to(facts.company_unknown, 92, Reason.COMPANY)
     found.raise_to(facts.product_unknown, 90, Reason.PRODUCT)
     found.raise_to(facts.age_days < -1, 80, Reason.TOO_EARLY)
@@ -138,7 +142,7 @@ def epc_dup(facts: Facts) -> _Graded:
     second_sale = (facts.op == Op.SALE) & facts.sold_elsewhere
     found.raise_to(second_sale, 95, Reason.SECOND_SALE)
     too_far = (facts.km >= CLONE_KM) & (facts.speed_kmh > FAST_KMH) & (facts.op_step != 1)
-    found.raise_to(too_far, _grade(facts.speed_kmh, FAST_KMH, IMPOSSIBLE_KMH), Reason.TWO_PLACES)
+    found.raise_to(too_far, _too_fast(facts), Reason.TWO_PLACES)
     return found
 
 
@@ -189,12 +193,12 @@ def jump(facts: Facts) -> _Graded:
     found = _Graded(len(facts.op))
     moving = (facts.km >= FAR_KM) & (facts.gap_s > 0)
     fast = moving & (facts.speed_kmh > FAST_KMH)
-    found.raise_to(fast, _grade(facts.speed_kmh, FAST_KMH, IMPOSSIBLE_KMH), Reason.TOO_FAST)
+    found.raise_to(fast, _too_fast(facts), Reason.TOO_FAST)
     if facts.steps is not None:
-        arrives = (OP_DIRECTION[facts.op] == 1) & ~facts.same_site & (facts.steps.low_h > 0)
+        arrives = (facts.direction == 1) & ~facts.same_site & (facts.steps.low_h > 0)
         short = facts.gap_s / 3600 / np.maximum(facts.steps.low_h, 1e-6)
         below = arrives & (facts.gap_s > 0) & (short < 0.8)
-        found.raise_to(below, 100 - 62.5 * short, Reason.BELOW_ROUTE)
+        found.raise_to(below, lambda at: 100 - 62.5 * short[at], Reason.BELOW_ROUTE)
     return found
 
 
@@ -221,9 +225,14 @@ def explain(anomaly: int) -> str:
     return " ".join((RULES[anomaly].__doc__ or "").split())
 
 
-def _grade(value: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    """50 at `low`, 100 at `high` and above."""
-    return np.clip(50 + 50 * (np.minimum(value, high) - low) / (high - low), 0, 100)
+def _too_fast(facts: Facts) -> Score:
+    """50 at what a lorry can do, 100 at what is impossible and above."""
+
+    def score(at: Index) -> npt.NDArray[np.floating[Any]]:
+        above = np.minimum(facts.speed_kmh[at], IMPOSSIBLE_KMH) - FAST_KMH
+        return np.clip(50 + 50 * above / (IMPOSSIBLE_KMH - FAST_KMH), 0, 100)
+
+    return score
 
 
 def evidence(reason: int, i: int, facts: Facts, scans: Scans, sites: Sites) -> str:
