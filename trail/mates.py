@@ -160,17 +160,19 @@ def _group_in(table: LotTable, scans: Scans) -> Index | None:
     """Group of each scan, intp (n,); None where one is not there."""
     if not len(table) or not len(scans):
         return None
-    lots = table.lot[changes(table.lot)]
-    first_us = min(int(table.time_us.min()), int(scans.time_us.min()))
-    span = max(int(table.time_us.max()), int(scans.time_us.max())) - first_us + 1
+    heads = changes(table.lot)
+    lots, lot_key = table.lot[heads], scans.lot
+    lot = np.minimum(lots.searchsorted(lot_key), len(lots) - 1)
+    first_us = table.time_us.min()
+    span = int(table.time_us.max() - first_us) + 1
+    since = scans.time_us - first_us
+    if (lots[lot] != lot_key).any() or ((since < 0) | (since >= span)).any():
+        return None
     if span * len(lots) >= 2**63:
         return None
-    lot = np.minimum(np.searchsorted(lots, scans.lot), len(lots) - 1)
-    if (lots[lot] != scans.lot).any():
-        return None
-    moments = numbered(changes(table.lot)) * span + (table.time_us - first_us)
-    moment = lot * span + (scans.time_us - first_us)
-    group = np.searchsorted(moments, moment)
+    moments = numbered(heads) * span + (table.time_us - first_us)
+    moment = lot * span + since
+    group: Index = moments.searchsorted(moment)
     # Few groups share their lot and second, and so stand in a row.
     while True:
         inside = np.minimum(group, len(table) - 1)
@@ -302,7 +304,8 @@ def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates
     departed, here, lag_s = _departures(table)
     lot = numbered(changes(table.lot))
     moment = numbered(changes(table.lot, table.time_us))
-    commissioned, low, high, gap_s = _commissioning(table, lot, moment)
+    last = (ends(changes(moment)) - 1)[moment]
+    commissioned, low, high, gap_s = _commissioning(table, lot, last)
     return Mates(
         group=table.n[group],
         group_before=_or_nothing(table.n[table.start], of_step),
@@ -321,7 +324,7 @@ def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates
 
 def _or_nothing(values: npt.NDArray[_Number], row: Index) -> npt.NDArray[_Number]:
     """The value of each row; 0 for row -1."""
-    return np.append(values, np.zeros(1, values.dtype))[row]
+    return np.concatenate((values, np.zeros(1, values.dtype)))[row]
 
 
 def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
@@ -332,7 +335,7 @@ def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:
         new_run: bool (m,), the row starts a run.
         new_tie: bool (m,), the row starts a tie; every start of a run starts one, too.
     """
-    total = np.append(0, np.cumsum(values))
+    total = np.concatenate(([0], values.cumsum()))
     before = total[new_run.nonzero()[0]][numbered(new_run)]
     result: Int64 = total[ends(new_tie)][numbered(new_tie)] - before
     return result
@@ -354,29 +357,22 @@ def _departures(table: LotTable) -> tuple[Int64, Int64, Float64]:
     return departed, here, np.multiply(time_us - first_us, 1e-6, dtype=np.float64)
 
 
-def _commissioning(
-    table: LotTable, lot: Index, moment: Index
-) -> tuple[Int64, Int64, Int64, Float64]:
+def _commissioning(table: LotTable, lot: Index, last: Index) -> tuple[Int64, Int64, Int64, Float64]:
     """For each group: commissioning scans of its lot so far, their serial range, and the gap."""
-    born = np.flatnonzero(table.op == Op.AGGREGATION)
-    new_lot = changes(lot[born])
-    count = _up_to(table.n[born], new_lot, np.ones_like(new_lot))
-    base = lot[born] * np.int64(2**33)
-    low = np.minimum.accumulate(table.serial_min[born] - base) + base
-    high = np.maximum.accumulate(table.serial_max[born] + base) - base
+    born = table.op == Op.AGGREGATION
+    counted = np.where(born, table.n, 0)
+    total = counted.cumsum()
+    before = (total - counted)[changes(lot)][lot]
+    # Serial numbers stay below 2^33, so that those of each lot lie apart from the next one's.
+    base = lot * np.int64(2**33)
+    low = np.minimum.accumulate(np.where(born, table.serial_min, _NO_SERIAL) - base) + base
+    high = np.maximum.accumulate(np.where(born, table.serial_max, -1) + base) - base
     gap_s = np.zeros(len(table))
-    step = np.diff(table.time_us[born], prepend=0) * 1e-6
-    gap_s[born] = np.where(new_lot, 0.0, step)
-    # The latest commissioning group by each group's time; -1 where its lot has none by then.
-    births = np.append(0, np.cumsum(table.op == Op.AGGREGATION))
-    latest = births[ends(changes(moment))][moment] - 1
-    latest[lot[np.append(born, 0)[latest]] != lot] = -1
-    return (
-        np.append(count, 0)[latest],
-        np.append(low, _NO_SERIAL)[latest],
-        np.append(high, -1)[latest],
-        gap_s,
-    )
+    where = born.nonzero()[0]
+    later, earlier = where[1:], where[:-1]
+    step = (table.time_us[later] - table.time_us[earlier]) * 1e-6
+    gap_s[later] = np.where(lot[later] == lot[earlier], step, 0.0)
+    return total[last] - before, low[last], high[last], gap_s
 
 
 def _so_far(n: Int64, kind: npt.NDArray[np.integer[Any]], lot: Index, moment: Index) -> Int64:
