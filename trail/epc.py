@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -25,7 +26,9 @@ _WIDTHS: Final = (3, 7, 7, 6, 8, 9)
 LENGTH: Final = sum(_WIDTHS) + len(_WIDTHS) - 1
 _STARTS: Final = tuple(sum(_WIDTHS[:i]) + i for i in range(len(_WIDTHS)))
 _COLUMNS: Final = ("company", "product", "lot", "serial", "made_day", "fault", "lot_key")
-_SEPARATORS: Final = tuple(start - 1 for start in _STARTS[1:])
+_SEPARATORS: Final = [start - 1 for start in _STARTS[1:]]
+_DIGITS: Final = [place for place in range(LENGTH) if place not in _SEPARATORS]
+_FIRST_YEAR, _LAST_YEAR = 1970, 9999
 
 
 class Fault(IntFlag):
@@ -108,21 +111,19 @@ def parse(codes: pa.StringArray) -> EpcTable:
     right_length = np.asarray(pc.equal(pc.binary_length(codes), LENGTH))
     where = np.flatnonzero(right_length)
     if len(where):
-        characters = _characters(codes if len(where) == m else codes.take(pa.array(where)))
+        # By position, not by code: each step then reads one row from start to end.
+        characters = np.ascontiguousarray(
+            _characters(codes if len(where) == m else codes.take(pa.array(where))).T
+        )
         digits = characters - np.uint8(ord("0"))
-        ok = np.ones(len(where), dtype=bool)
-        for position in range(LENGTH):
-            if position in _SEPARATORS:
-                column = characters[:, position]
-                ok &= (column == ord(".")) | (column == ord("-"))
-            else:
-                ok &= digits[:, position] <= 9
+        ok = (digits[_DIGITS] <= 9).all(axis=0)
+        separators = characters[_SEPARATORS]
+        ok &= ((separators == ord(".")) | (separators == ord("-"))).all(axis=0)
         where = where[ok]
-        digits = digits if ok.all() else digits[ok]
-        parts = [
-            _number(digits, start, width) for start, width in zip(_STARTS, _WIDTHS, strict=True)
-        ]
-        header, company, product, lot, date, serial = parts
+        header, company, product, lot, date, serial = (
+            _number(digits[start : start + width])[ok]
+            for start, width in zip(_STARTS, _WIDTHS, strict=True)
+        )
         made_day, date_ok = _day(date)
         table["company"][where] = company
         table["product"][where] = product
@@ -159,24 +160,32 @@ def _characters(codes: pa.StringArray) -> UInt8:
     return flat[start : start + len(codes) * LENGTH].reshape(len(codes), LENGTH)
 
 
-def _number(digits: UInt8, start: int, width: int) -> Int32:
-    value = np.zeros(len(digits), dtype=np.int32)
-    for position in range(start, start + width):
-        value = value * 10 + digits[:, position]
+def _number(digits: UInt8) -> Int32:
+    """Numbers of digits that stand one above the other, int32 (m,)."""
+    value = np.zeros(digits.shape[1], dtype=np.int32)
+    for digit in digits:
+        value *= 10
+        value += digit
     return value
+
+
+@cache
+def _months() -> tuple[Int64, Int64]:
+    """First day (since 1970) and length of each month from the first year to the last."""
+    count = (_LAST_YEAR - _FIRST_YEAR + 1) * 12
+    month = np.arange(count + 1).astype("datetime64[M]")
+    first = month.astype("datetime64[D]").astype(np.int64)
+    return first[:-1], np.diff(first)
 
 
 def _day(date: Int32) -> tuple[Int32, npt.NDArray[np.bool_]]:
     """Days since 1970 of yyyymmdd numbers, and which of them are real dates."""
-    distinct, inverse = np.unique(date, return_inverse=True)
-    year, month, day = distinct // 10_000, distinct // 100 % 100, distinct % 100
-    plausible = (year >= 1970) & (month >= 1) & (month <= 12) & (day >= 1)
-    months = (np.where(plausible, year, 1970) - 1970) * 12 + np.where(plausible, month, 1) - 1
-    first = months.astype("datetime64[M]")
-    length = ((first + 1).astype("datetime64[D]") - first.astype("datetime64[D]")).astype(np.int64)
-    plausible &= day <= length
-    days = first.astype("datetime64[D]").astype(np.int64) + np.where(plausible, day, 1) - 1
-    return days.astype(np.int32)[inverse], plausible[inverse]
+    year, month, day = date // 10_000, date // 100 % 100, date % 100
+    plausible = (year >= _FIRST_YEAR) & (month >= 1) & (month <= 12) & (day >= 1)
+    number = np.where(plausible, (year - _FIRST_YEAR) * 12 + month - 1, 0)
+    first, length = _months()
+    plausible &= day <= length[number]
+    return (first[number] + np.where(plausible, day, 1) - 1).astype(np.int32), plausible
 
 
 def _lot_key(codes: pa.StringArray, table: dict[str, Int32], fault: UInt8) -> Int64:
