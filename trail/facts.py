@@ -112,7 +112,7 @@ class Facts:
     op: Int8
     direction: Int8
     previous: Index
-    position: Int64
+    position: Int32
     gap_s: Float64
     km: Float32
     km_known: Bool
@@ -126,10 +126,10 @@ class Facts:
     in_after_out: Bool
     out_elsewhere: Bool
     in_without_out: Bool
-    sold_before: Int64
+    sold_before: Int32
     sold_elsewhere: Bool
     since_sale_s: Float64
-    op_before: Int64
+    op_before: Int32
     repeat_gap_s: Float64
     op_drop: Int8
     first_op: Int8
@@ -260,13 +260,13 @@ def _of_trail(scans: Scans, starts: Bool) -> dict[str, Any]:
     head = starts.nonzero()[0][trail]
     first_op = scans.op[head]
     columns: dict[str, Any] = {
-        "position": np.arange(n) - head,
+        "position": (np.arange(n) - head).astype(np.int32),
         "first_op": first_op,
         "commissioned": first_op == Op.AGGREGATION,
-        "sold_before": np.zeros(n, dtype=np.int64),
+        "sold_before": np.zeros(n, dtype=np.int32),
         "sold_elsewhere": np.zeros(n, dtype=bool),
         "since_sale_s": np.zeros(n),
-        "op_before": np.zeros(n, dtype=np.int64),
+        "op_before": np.zeros(n, dtype=np.int32),
         "repeat_gap_s": np.full(n, -1.0),
         "op_drop": np.zeros(n, dtype=np.int8),
     }
@@ -282,7 +282,7 @@ def _of_trail(scans: Scans, starts: Bool) -> dict[str, Any]:
     return columns
 
 
-def _of_turned(scans: Scans, starts: Bool, position: Int64) -> dict[str, Any]:
+def _of_turned(scans: Scans, starts: Bool, position: Int32) -> dict[str, Any]:
     """Facts of a scan and all earlier ones, where the operations of a trail do not only go up."""
     trail = numbered(starts)
     head = starts.nonzero()[0][trail]
@@ -315,12 +315,12 @@ def _last_before(event: Bool) -> Index:
     return np.concatenate([[-1], running[:-1]])[: len(event)]
 
 
-def _repeats(scans: Scans, position: Int64, rows: Index) -> tuple[Int64, Float64]:
+def _repeats(scans: Scans, position: Int32, rows: Index) -> tuple[Int64, Float64]:
     """Of some rows: earlier scans with the same operation, and seconds since one at this site.
 
     Args:
         scans: n scans in trail order.
-        position: int64 (n,), scans of the trail before each.
+        position: int32 (n,), scans of the trail before each.
         rows: intp (r,), the scans to look back from.
 
     Returns:

@@ -9,15 +9,13 @@ for each lot and get the figures of the pipeline. "As of t" includes every scan 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from trail.order import Index, changes, ends, numbered, order_by
 from trail.scan import SECOND_US, Bool, Float64, Int8, Int32, Int64, Op, Scans
-
-_Number = TypeVar("_Number", bound=np.number[Any])
 
 _NO_SERIAL: Final = np.int64(2**31)
 
@@ -75,18 +73,18 @@ class Mates:
         lot_at_site: scans of the lot at this site so far, this group included.
     """
 
-    group: Int64
-    group_before: Int64
-    together: Int64
-    departed: Int64
-    departed_here: Int64
+    group: Int32
+    group_before: Int32
+    together: Int32
+    departed: Int32
+    departed_here: Int32
     lag_s: npt.NDArray[np.float64]
-    lot_commissioned: Int64
+    lot_commissioned: Int32
     serial_low: Int64
     serial_high: Int64
     commission_gap_s: npt.NDArray[np.float64]
-    lot_at_op: Int64
-    lot_at_site: Int64
+    lot_at_op: Int32
+    lot_at_site: Int32
 
 
 def table_of(scans: Scans, previous: Index, new: npt.NDArray[np.bool_] | None = None) -> LotTable:
@@ -307,24 +305,26 @@ def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates
     last = (ends(changes(moment)) - 1)[moment]
     commissioned, low, high, gap_s = _commissioning(table, lot, last)
     return Mates(
-        group=table.n[group],
-        group_before=_or_nothing(table.n[table.start], of_step),
-        together=_or_nothing(table.moved, of_step),
-        departed=_or_nothing(departed, of_step),
-        departed_here=_or_nothing(here, of_step),
-        lag_s=_or_nothing(lag_s, of_step),
-        lot_commissioned=commissioned[group],
+        group=_spread(table.n, group),
+        group_before=_spread(table.n[table.start], of_step),
+        together=_spread(table.moved, of_step),
+        departed=_spread(departed, of_step),
+        departed_here=_spread(here, of_step),
+        lag_s=np.concatenate((lag_s, [0.0]))[of_step],
+        lot_commissioned=_spread(commissioned, group),
         serial_low=low[group],
         serial_high=high[group],
         commission_gap_s=gap_s[group],
-        lot_at_op=_so_far(table.n, table.op, lot, moment)[group],
-        lot_at_site=_so_far(table.n, table.site, lot, moment)[group],
+        lot_at_op=_spread(_so_far(table.n, table.op, lot, moment), group),
+        lot_at_site=_spread(_so_far(table.n, table.site, lot, moment), group),
     )
 
 
-def _or_nothing(values: npt.NDArray[_Number], row: Index) -> npt.NDArray[_Number]:
-    """The value of each row; 0 for row -1."""
-    return np.concatenate((values, np.zeros(1, values.dtype)))[row]
+def _spread(counts: Int64, row: Index) -> Int32:
+    """The count of each row, 0 for row -1; 32 bits, since so many columns fill the caches."""
+    narrow = np.zeros(len(counts) + 1, dtype=np.int32)
+    narrow[:-1] = counts
+    return narrow[row]
 
 
 def _up_to(values: Int64, new_run: Bool, new_tie: Bool) -> Int64:

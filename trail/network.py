@@ -123,14 +123,14 @@ class Steps:
     """
 
     known: npt.NDArray[np.bool_]
-    edge_used: Int64
+    edge_used: Int32
     edge_share: Float32
-    region_used: Int64
+    region_used: Int32
     expected_h: Float32
     z: Float32
     low_h: Float32
     high_h: Float32
-    support: Int64
+    support: Int32
     market_known: npt.NDArray[np.bool_]
     market_share: Float32
 
@@ -196,7 +196,7 @@ class BoundNetwork:
         a, b = np.nonzero(seen)
         self._pair = np.full(seen.shape, len(a), dtype=np.int32)
         self._pair[a, b] = np.arange(len(a))
-        self._used = np.append(used[a, b], 0)
+        self._used = np.append(used[a, b], 0).astype(np.int32)
         self._share = np.append(used[a, b] / np.maximum(left[a], 1), 0).astype(np.float32)
         self._route = np.full((len(a) + 1, _OPS**2), -1, dtype=np.int32)
         self._route[self._pair[start, end], ops] = np.arange(len(ops))
@@ -216,7 +216,7 @@ class BoundNetwork:
         self._expected_h = np.expm1(self._center).astype(np.float32)
         self._low_h = stacked("low_h", 0).astype(np.float32)
         self._high_h = stacked("high_h", 0).astype(np.float32)
-        self._support = stacked("n", 0)
+        self._support = stacked("n", 0).astype(np.int32)
 
     def _bind_hubs(self, used: Int64) -> None:
         """The hub of each site's region, by number, and what each place sends into each region."""
@@ -229,7 +229,7 @@ class BoundNetwork:
         seen = self._place < self._k
         hub_of_place[self._place[seen]] = self._hub[seen]
         start, end = np.nonzero(used)
-        self._into_region = np.zeros((self._k + 1, h + 1), dtype=np.int64)
+        self._into_region = np.zeros((self._k + 1, h + 1), dtype=np.int32)
         np.add.at(self._into_region, (start, hub_of_place[end]), used[start, end])
         self._into_region[:, h] = 0
 
