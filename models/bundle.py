@@ -101,9 +101,7 @@ class Bundle:
             raise BundleError(f"bundle {folder} has no lstm.onnx; register it first")
         self.length = int(self._json("lstm.json")["length"])
         self.network = Network.from_json(self._json("network.json"))
-        self._calibration = Calibration.from_json(self._json("calibration.json")["lstm"])
-        thresholds = self._json("thresholds.json")["lstm"]
-        self.threshold = np.array([thresholds[name] for name in ANOMALIES], dtype=np.float32)
+        self._calibration, self.threshold = self._decision("lstm")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -115,6 +113,14 @@ class Bundle:
     def _json(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.folder / name).read_text())
         return value
+
+    def _decision(self, model: str) -> tuple[Calibration, Float32]:
+        """Calibration and thresholds (5,) of one of the learned models."""
+        thresholds = self._json("thresholds.json")[model]
+        return (
+            Calibration.from_json(self._json("calibration.json")[model]),
+            np.array([thresholds[name] for name in ANOMALIES], dtype=np.float32),
+        )
 
     def probabilities(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
         """Calibrated probabilities of the network, float32 (n, 5)."""
@@ -146,6 +152,33 @@ class Bundle:
         flag = score >= FLAG
         by_rule = flag & (cold[:, None] | (soft < FLAG))
         return Verdicts(score, flag, by_rule, cold, probability)
+
+    def judge_lstm(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Verdicts:
+        """Verdicts of the network alone, without the rules; arguments as for `judge`."""
+        return _alone(self.probabilities(features, offsets), self.threshold)
+
+    def judge_svm(self, features: Float32) -> Verdicts:
+        """Verdicts of the one-class SVM alone: the same strangeness, calibrated for each anomaly.
+
+        It sees each scan by itself, so `features`, float32 (n, F), may stand in any order. An
+        anomaly that it cannot tell from honest scans has a threshold above 1 and is never flagged.
+
+        Raises:
+            BundleError: the bundle has no one-class SVM.
+        """
+        from models.predict import svm_logits
+
+        if not (self.folder / "svm.safetensors").is_file():
+            raise BundleError(f"bundle {self.folder} has no svm.safetensors; train again")
+        calibration, threshold = self._decision("svm")
+        return _alone(calibration(svm_logits(self.folder, features)), threshold)
+
+
+def _alone(probability: Float32, threshold: Float32) -> Verdicts:
+    """Verdicts of a model that no rule has a say in."""
+    score = graded(probability, threshold)
+    none = np.zeros(len(score), dtype=bool)
+    return Verdicts(score, score >= FLAG, np.zeros(score.shape, bool), none, probability)
 
 
 def _cold(features: Float32, column: dict[str, int]) -> Bool:

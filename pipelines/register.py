@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from models import bundle, lstm, onnx
+from models.registry import CHALLENGER as CHALLENGER
+from models.registry import CHAMPION as CHAMPION
+from models.registry import DIGEST_TAG
+from models.registry import alias as alias
+from models.registry import fetch as fetch
 from pipelines import params, tracking
 from pipelines.progress import say
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION: Final = "champion"
-CHALLENGER: Final = "challenger"
-DIGEST_TAG: Final = "bundle_digest"
 ROOT: Final = Path(__file__).parent.parent
 
 
@@ -94,27 +96,6 @@ def version_of(store: MlflowClient, model: str, digest: str) -> str | None:
     """Version of a model that holds the bundle with this digest, or None."""
     found = store.search_model_versions(f"name = '{model}' and tags.{DIGEST_TAG} = '{digest}'")
     return str(found[0].version) if found else None
-
-
-def alias(store: MlflowClient, model: str, name: str) -> str | None:
-    """Version that an alias of a model points to, or None."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(store.get_model_version_by_alias(model, name).version)
-    except MlflowException:
-        return None
-
-
-def fetch(store: MlflowClient, model: str, name: str = CHAMPION) -> tuple[Path, str] | None:
-    """Local folder of the bundle behind an alias, and its version; None where there is none."""
-    import mlflow
-
-    version = alias(store, model, name)
-    if version is None:
-        return None
-    at = mlflow.artifacts.download_artifacts(f"models:/{model}/{version}")
-    return Path(at) / "artifacts" / "bundle", version
 
 
 def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics: Path) -> str:

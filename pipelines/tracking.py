@@ -6,16 +6,18 @@ never by an id in a file: so stages stay reproducible and a killed one continues
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from models.registry import client as client
+from models.registry import home as home
+from models.registry import tracking_uri as tracking_uri
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DEFAULT_STORE: Final = "mlflow.db"
 DEFAULT_ARTIFACTS: Final = "mlartifacts"
 HEADLINE: Final = (
     "map",
@@ -29,29 +31,6 @@ HEADLINE: Final = (
     "vs_rules",
 )
 """Sections of metrics.json that a run carries as metrics; the rest is in the attached card."""
-
-
-def home() -> Path:
-    """Folder of the local MLflow store: that of the checkout, also for runs in a workspace."""
-    return Path(os.environ.get("TRAILWATCH_HOME", ".")).resolve()
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else a SQLite file beside the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / DEFAULT_STORE}"
-
-
-def client() -> MlflowClient:
-    """A client of the store; created with its tables where it does not exist."""
-    # Alembic prints a line for each of some forty migrations of a new store.
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    import mlflow
-
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.MlflowClient()
 
 
 def experiment(name: str, store: MlflowClient) -> str:
