@@ -199,10 +199,13 @@ def facts_of(
 ) -> Iterator[tuple[slice, Facts]]:
     """Facts chunk by chunk, in bounded memory; without `table` a chunk never cuts a lot."""
     bound = context.bound() if isinstance(context, Context) else context
-    whole = slice(0, len(trails.starts))
-    for part in trails.chunks(size) if table is None else [whole]:
-        if part.stop > part.start:
-            yield part, facts(trails.part(part), trails.starts[part], bound, table)
+    if table is not None:
+        if len(trails.starts):
+            whole = slice(0, len(trails.starts))
+            yield whole, facts(trails.scans, trails.starts, bound, table)
+        return
+    for part in trails.chunks(size):
+        yield part, facts(trails.part(part), trails.starts[part], bound)
 
 
 def _of_step(scans: Scans, previous: Index, sites: Sites) -> dict[str, Any]:
