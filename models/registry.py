@@ -62,9 +62,9 @@ def home() -> Path:
     return Path(os.environ.get("TRAILWATCH_HOME", ".")).resolve()
 
 
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else a SQLite file beside the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / DEFAULT_STORE}"
+def tracking_uri(local: Path | None = None) -> str:
+    """`MLFLOW_TRACKING_URI`, else a SQLite file in the folder `local`, or beside the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(local or home()) / DEFAULT_STORE}"
 
 
 def client() -> MlflowClient:
@@ -212,6 +212,7 @@ class Watch:
             except bundle.BundleError as error:
                 tries = refused.tries + 1 if refused and refused.version == found else 0
                 self._refused[name] = _Refused(found, tries, min(2**tries, MOST_PATIENCE))
+                self._told.pop(name, None)  # so that a return to the last good one is told
                 if not tries:
                     self._emit(
                         {
