@@ -57,9 +57,13 @@ def create_app(settings: Settings) -> FastAPI:
                 app.state.failed = error  # for whoever started the server to tell
                 raise
             app.state.service, app.state.jobs = service, service.jobs
-            housework = asyncio.create_task(keep_house(service.history))
+            tasks = [
+                asyncio.create_task(keep_house(service.history)),
+                asyncio.create_task(keep_learning(service)),
+            ]
             yield
-            housework.cancel()
+            for task in tasks:
+                task.cancel()
 
     app = FastAPI(
         title="Trailwatch",
@@ -148,6 +152,17 @@ async def keep_house(
             _LOG.info("forgot %d trails", gone)
         except HistoryError as error:
             _LOG.warning("no trails were forgotten: %s", error)
+        await asyncio.sleep(every_s)
+
+
+async def keep_learning(service: Service, every_s: float = 1.0) -> None:
+    """Teach the history store what was judged while it was away, until cancelled."""
+    while True:
+        try:
+            while taught := await service.in_core(service.scorer.catch_up):
+                _LOG.info("history learned %d scans that were judged without it", taught)
+        except (HistoryError, LogError) as error:
+            _LOG.debug("history cannot learn yet: %s", error)
         await asyncio.sleep(every_s)
 
 

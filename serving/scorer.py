@@ -1,0 +1,518 @@
+"""The core of a request: remember, recall, encode, judge, log, answer.
+
+It runs in one thread. History is written before the log, and the log before the answer, so that a
+crash leaves only scans that were never acknowledged; sent again they are recognised and answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from intake.master import read_sites
+from serving.history import History, HistoryError, Recall, SiteEntry
+from serving.judge import Judge, Model
+from serving.log import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
+from serving.rows import Rows
+from serving.settings import Settings
+from serving.sites import SiteBook
+from trail import epc as codes_of
+from trail.facts import BoundContext, Context, Facts, facts_of
+from trail.features import Encoded, matrix
+from trail.rules import FLAG, Findings, judge
+from trail.scan import ANOMALIES, Bool, Float32, Int64, Scans
+from trail.sites import Sites
+from trail.trails import sort
+from trail.verdict import Source
+from trail.words import verdict_sentence
+
+Index = npt.NDArray[np.intp]
+
+NO_HISTORY: Final = "rules (no history)"
+CATCH_UP: Final = 1000
+"""Scans that the history store is taught at a time after it was away."""
+SURE: Final = 75.0
+"""Score from which a flag, and 100 minus which an all-clear, is given with high confidence."""
+_BITS: Final = (1 << np.arange(len(ANOMALIES))).astype(np.uint8)
+_LOG: Final = logging.getLogger("trailwatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is said of the n rows of a request, in their order.
+
+    Attributes:
+        receipt: names the request that first brought these scans.
+        score: float32 (n, 5), 0-100.
+        flag: bool (n, 5).
+        model: float32 (n, 5), calibrated probabilities, 0 where no model was asked.
+        rules: float32 (n, 5), rule scores 0-100.
+        source: who gave each verdict (`trail.verdict.Source`, or "rules (no history)").
+        confidence: "high", "medium" or "low".
+        evidence: sentences, "" where nothing is flagged.
+        version: version of the model that judged, "" for the rules alone.
+        repeated: bool (n,), answered before; this is that answer.
+        degraded: the history store was unreachable, the rules judged what the request holds.
+        took_us: microseconds in this core.
+    """
+
+    receipt: str
+    score: Float32
+    flag: Bool
+    model: Float32
+    rules: Float32
+    source: list[str]
+    confidence: list[str]
+    evidence: list[str]
+    version: list[str]
+    repeated: Bool
+    degraded: bool
+    took_us: int
+
+
+@dataclass(slots=True)
+class Judged:
+    """Verdicts on m recalled scans, in trail order.
+
+    Attributes:
+        scans: the scans.
+        place: intp (m,), position in trail order of each recalled scan.
+        features: float32 (m, F).
+        score, flag, model, rules: as in `Answer`, (m, 5).
+        by_rule, cold: bool (m, 5) and (m,), see `trail.verdict.Verdicts`.
+        known, findings, sites: what evidence is read off.
+        by: who judged: a model, or None for the rules.
+        other: who judged the scans of `others` instead.
+        others: bool (m,).
+        degraded: without history.
+    """
+
+    scans: Scans
+    place: Index
+    features: Float32
+    score: Float32
+    flag: Bool
+    model: Float32
+    rules: Float32
+    by_rule: Bool
+    cold: Bool
+    known: Facts
+    findings: Findings
+    sites: Sites
+    by: Model | None
+    others: Bool
+    other: Model | None = None
+    degraded: bool = False
+
+    def judge_of(self, i: int) -> Model | None:
+        """Who judged scan i."""
+        return self.other if self.others[i] else self.by
+
+    @property
+    def said(self) -> npt.NDArray[np.uint8]:
+        """Flags as bits, uint8 (m,)."""
+        return np.asarray((self.flag * _BITS).sum(axis=1, dtype=np.uint8))
+
+    def source(self, i: int) -> str:
+        """Who gave the verdict on scan i."""
+        if self.degraded:
+            return NO_HISTORY
+        if self.judge_of(i) is None:
+            return Source.RULES.value
+        if self.cold[i]:
+            return Source.COLD.value
+        return (Source.RULES if self.by_rule[i].any() else Source.MODEL).value
+
+    def confidence(self, i: int) -> str:
+        """How much a verdict is worth.
+
+        Low: no model, no history or a cold trail, unless a hard rule spoke. High: a hard rule or a
+        clear score, either way. Medium: the score is near the threshold, or the network that the
+        model learned does not know the place.
+        """
+        if float(self.findings.hard[i].max()) >= FLAG:
+            return "high"
+        if self.judge_of(i) is None or self.cold[i]:
+            return "low"
+        top = float(self.score[i].max())
+        clear = top >= SURE or top <= 100 - SURE
+        return "high" if clear and bool(self.known.site_known[i]) else "medium"
+
+
+class Scorer:
+    """Scores requests against everything that is remembered; call it from one thread only."""
+
+    def __init__(
+        self, settings: Settings, history: History, log: PredictionLog, judge: Judge
+    ) -> None:
+        """Wire the core; a store that is away now is found when it is asked."""
+        self._settings = settings
+        self._history = history
+        self._log = log
+        self._judge = judge
+        self._book: SiteBook | None = None
+        self._master: tuple[object, Sites] | None = None
+        self._rules: tuple[Sites, BoundContext] | None = None
+
+    def score(self, rows: Rows, route: str, by: str = "model") -> Answer:
+        """Remember, judge and log the rows of a request.
+
+        Args:
+            rows: the good rows.
+            route: the path asked, for the log.
+            by: "model", "rules" or "svm".
+
+        Raises:
+            LogError: the log cannot be written; nothing was acknowledged.
+        """
+        began = time.perf_counter_ns()
+        panel = self._judge.panel()
+        champion = None if by == "rules" else panel.champion
+        try:
+            book = self._sites()
+            scans = _scans(rows, book.numbers(rows.location, rows.op))
+            recall = self._recalled(scans, rows.event_id)
+        except HistoryError as error:
+            _LOG.warning("judging without history: %s", error)
+            return self._answer(began, rows, None, self._without_history(rows), None, route, by)
+        judged, shadow = self.judged(recall, champion, by), None
+        if by == "model" and panel.challenger is not None:
+            rival = self.judged(recall, panel.challenger)
+            theirs = panel.challenged(judged.scans.codes)[judged.scans.epc]
+            if panel.mode == "ab":
+                judged = _mixed(judged, rival, theirs)
+            elif panel.mode == "shadow":
+                shadow = (rival, theirs)
+        return self._answer(began, rows, recall, judged, shadow, route, by)
+
+    def judged(self, recall: Recall, model: Model | None, by: str = "model") -> Judged:
+        """Verdicts on everything recalled, by a model or (None) by the rules."""
+        return self._judged(recall.scans, self._context(model), model, by, recall.table)
+
+    def now(self, epc: str) -> tuple[Recall, Judged] | None:
+        """What is said of a code's trail now; None where nothing is remembered of it.
+
+        Raises:
+            HistoryError: the store is away.
+        """
+        self._sites()
+        recall = self._history.recall([epc])
+        if not len(recall.scans):
+            return None
+        self._grown(recall)
+        return recall, self.judged(recall, self._judge.panel().champion)
+
+    def catch_up(self) -> int:
+        """Teach the history store scans that were judged without it; returns how many.
+
+        Raises:
+            HistoryError: the store is still away.
+            LogError: the log is.
+        """
+        records = self._log.waiting(CATCH_UP)
+        if not records:
+            return 0
+        rows = _rows_of(records)
+        book = self._sites()
+        scans = _scans(rows, book.numbers(rows.location, rows.op))
+        recall = self._recalled(scans, rows.event_id)
+        judged = self.judged(recall, self._judge.panel().champion)
+        revised = []
+        at = judged.place[recall.at]
+        for i, record in zip(at.tolist(), records, strict=True):
+            verdict = _verdict(judged, i, Kind.REVISED)
+            if _flags(verdict) != _flags(record.latest):
+                revised.append((replace(record.scan, remembered=True), verdict))
+        if revised:
+            request = Request(_receipt(), _now_us(), "(history is back)", book.version)
+            self._log.append(Entry(request, [], [], revised))
+        self._mark(judged, np.unique(at), recall)
+        self._log.remembered([record.id for record in records])
+        return len(records)
+
+    def add_site(self, entry: SiteEntry) -> int:
+        """Enter or replace a site; returns its number."""
+        return self._sites().put(entry)
+
+    @property
+    def sites_version(self) -> str:
+        """Hash of the site book in use."""
+        return self._sites().version
+
+    def _sites(self) -> SiteBook:
+        """The site book; the master is entered when it is known, and again when it changes."""
+        master = self._installation()
+        if self._book is None:
+            self._book = SiteBook(self._history, master)
+        return self._book
+
+    def _installation(self) -> Sites:
+        """The master of this installation: a file, else the champion's own."""
+        file = self._judge.sites_file()
+        if self._master is None or self._master[0] != file:
+            read = read_sites(file) if file is not None else Sites.of([], [], [], [], [])
+            self._master, self._book = (file, read), None
+        return self._master[1]
+
+    def _recalled(self, scans: Scans, event_id: Int64) -> Recall:
+        recall = self._history.remember(scans, event_id)
+        self._grown(recall)
+        return recall
+
+    def _grown(self, recall: Recall) -> None:
+        """Read the book again where another process entered sites that this one lacks."""
+        book = self._sites()
+        if len(recall.scans) and int(recall.scans.site.max()) >= len(book.sites):
+            book.refresh()
+
+    def _context(self, model: Model | None) -> BoundContext:
+        sites = self._sites().sites
+        return model.context(sites) if model is not None else self._rule_context(sites)
+
+    def _rule_context(self, sites: Sites) -> BoundContext:
+        if self._rules is None or self._rules[0] is not sites:
+            self._rules = (sites, Context(sites, None, self._judge.registry()).bound())
+        return self._rules[1]
+
+    def _judged(
+        self, scans: Scans, context: BoundContext, model: Model | None, by: str, table: Any
+    ) -> Judged:
+        trails = sort(scans)
+        ((_, known),) = facts_of(trails, context, table, size=max(len(scans), 1) * 2)
+        findings = judge(known)
+        features = matrix(known, findings)
+        place = np.empty(len(scans), np.intp)
+        place[trails.order] = np.arange(len(scans))
+        encoded = Encoded(trails, features, findings)
+        nothing = np.zeros_like(findings.score)
+        verdict = Judged(
+            trails.scans,
+            place,
+            features,
+            score=findings.score,
+            flag=findings.score >= FLAG,
+            model=nothing,
+            rules=findings.score,
+            by_rule=findings.score >= FLAG,
+            cold=np.zeros(len(scans), bool),
+            known=known,
+            findings=findings,
+            sites=context.sites,
+            by=None if by == "rules" else model,
+            others=np.zeros(len(scans), bool),
+        )
+        if model is None or by == "rules":
+            return verdict
+        said = model.bundle.judge_svm(features) if by == "svm" else model.verdicts(encoded)
+        return replace(
+            verdict,
+            score=said.score,
+            flag=said.flag,
+            model=said.model,
+            by_rule=said.by_rule,
+            cold=said.cold,
+        )
+
+    def _without_history(self, rows: Rows) -> Judged:
+        """The rules on what the request holds; sites by their last known numbers."""
+        known = self._book.sites if self._book is not None else self._installation()
+        index = known.index
+        strange = [site for site in dict.fromkeys(rows.location) if site not in index]
+        sites = known.with_unknown(strange)
+        number = sites.index
+        site = np.array([number[s] for s in rows.location], dtype=np.int32)
+        context = Context(sites, None, self._judge.registry()).bound()
+        scans = _scans(rows, site)
+        return replace(self._judged(scans, context, None, "rules", None), degraded=True)
+
+    def _answer(
+        self,
+        began: int,
+        rows: Rows,
+        recall: Recall | None,
+        judged: Judged,
+        shadow: tuple[Judged, Bool] | None,
+        route: str,
+        by: str,
+    ) -> Answer:
+        """Log and put together; what was answered before keeps its answer."""
+        n = len(rows)
+        at = judged.place[np.arange(n) if recall is None else recall.at]
+        logged = _logged(rows, judged, at, remembered=recall is not None)
+        maybe_old = np.ones(n, bool) if recall is None else ~recall.new
+        before: list[tuple[str, LoggedVerdict] | None] = [None] * n
+        if maybe_old.any():
+            asked = np.flatnonzero(maybe_old).tolist()
+            for i, found in zip(asked, self._log.given([logged[i] for i in asked]), strict=True):
+                before[i] = found
+        fresh = [i for i in range(n) if before[i] is None]
+        verdicts = {i: _verdict(judged, int(at[i]), Kind.GIVEN) for i in fresh}
+        receipts = {found[0] for found in before if found is not None}
+        receipt = receipts.pop() if not fresh and len(receipts) == 1 else _receipt()
+        revised = [] if recall is None or by != "model" else self._revised(recall, judged)
+        if fresh or revised:
+            version = self._book.version if self._book is not None and recall is not None else ""
+            request = Request(receipt, _now_us(), route, version, recall is None)
+            other = [] if shadow is None else _shadow(*shadow, fresh, at, logged)
+            if not fresh:
+                request = replace(request, receipt=_receipt())
+            self._log.append(
+                Entry(
+                    request, [logged[i] for i in fresh], [verdicts[i] for i in fresh],
+                    [(scan, verdict) for _, scan, verdict in revised], other,
+                )
+            )  # fmt: skip
+        if recall is not None:
+            changed = [int(at[i]) for i in fresh] + [i for i, _, _ in revised]
+            self._mark(judged, np.unique(np.array(changed, dtype=np.intp)), recall)
+        told = [found[1] if (found := before[i]) is not None else verdicts[i] for i in range(n)]
+        score = np.array([v.score for v in told], dtype=np.float32).reshape(n, -1)
+        return Answer(
+            receipt=receipt,
+            score=score,
+            flag=score >= FLAG,
+            model=np.array([v.model for v in told], dtype=np.float32).reshape(n, -1),
+            rules=np.array([v.rules for v in told], dtype=np.float32).reshape(n, -1),
+            source=[v.source for v in told],
+            confidence=[v.confidence for v in told],
+            evidence=[v.evidence for v in told],
+            version=[v.model_version for v in told],
+            repeated=np.array([found is not None for found in before], dtype=bool),
+            degraded=recall is None,
+            took_us=(time.perf_counter_ns() - began) // 1000,
+        )
+
+    def _revised(
+        self, recall: Recall, judged: Judged
+    ) -> list[tuple[int, LoggedScan, LoggedVerdict]]:
+        """Scans judged before of which other things are said now: place, scan, verdict."""
+        new = np.zeros(len(recall.scans), bool)
+        new[recall.at[recall.new]] = True
+        changed = (judged.said[judged.place] != recall.said) & ~new
+        found = []
+        for j in np.flatnonzero(changed).tolist():
+            i = int(judged.place[j])
+            scan = _logged_scan(judged.scans, judged.sites, i, int(recall.event_id[j]))
+            found.append((i, scan, _verdict(judged, i, Kind.REVISED)))
+        return found
+
+    def _mark(self, judged: Judged, at: Index, recall: Recall) -> None:
+        """Note in the store what was said, where that differs from what it has noted."""
+        back = np.empty(len(judged.place), np.intp)
+        back[judged.place] = np.arange(len(judged.place))
+        said = judged.said
+        at = at[said[at] != recall.said[back[at]]]
+        if not len(at):
+            return
+        try:
+            self._history.mark(judged.scans.take(at), recall.event_id[back[at]], said[at])
+        except HistoryError as error:  # only a later revision may then be logged twice
+            _LOG.warning("what was said could not be noted: %s", error)
+
+
+def _scans(rows: Rows, site: npt.NDArray[np.int32]) -> Scans:
+    number: dict[str, int] = {}
+    epc = np.array([number.setdefault(code, len(number)) for code in rows.epc], dtype=np.int32)
+    codes = codes_of.parse(pa.array(list(number), pa.string()))
+    return Scans(epc, site, rows.op, rows.time_us, np.arange(len(rows)), codes)
+
+
+def _rows_of(records: Sequence[Record]) -> Rows:
+    scans = [record.scan for record in records]
+    return Rows(
+        epc=[s.epc for s in scans],
+        location=[s.location_id for s in scans],
+        op=np.array([s.op for s in scans], dtype=np.int8),
+        time_us=np.array([s.time_us for s in scans], dtype=np.int64),
+        event_id=np.array([s.event_id for s in scans], dtype=np.int64),
+        file_id=np.array([s.file_id for s in scans], dtype=np.int64),
+        place=np.arange(len(scans)),
+    )
+
+
+def _logged(rows: Rows, judged: Judged, at: Index, remembered: bool) -> list[LoggedScan]:
+    lot = judged.scans.lot[at].tolist()
+    columns = (rows.op.tolist(), rows.time_us.tolist(), rows.event_id.tolist())
+    op, time_us, event_id = columns
+    file_id = rows.file_id.tolist()
+    return [
+        LoggedScan(code, lot[i], event_id[i], place, op[i], time_us[i], file_id[i], remembered)
+        for i, (code, place) in enumerate(zip(rows.epc, rows.location, strict=True))
+    ]
+
+
+def _verdict(judged: Judged, i: int, kind: Kind) -> LoggedVerdict:
+    by = judged.judge_of(i)
+    flags = tuple(judged.flag[i].tolist())
+    evidence = ""
+    if any(flags):
+        evidence = verdict_sentence(
+            flags, i, judged.known, judged.findings, judged.scans, judged.sites
+        )
+    return LoggedVerdict(
+        kind,
+        by.version if by is not None else "",
+        by.bundle.digest if by is not None else "",
+        judged.source(i),
+        judged.confidence(i),
+        tuple(judged.score[i].tolist()),
+        tuple(judged.model[i].tolist()),
+        tuple(judged.rules[i].tolist()),
+        evidence,
+    )
+
+
+def _shadow(
+    rival: Judged, theirs: Bool, fresh: Sequence[int], at: Index, logged: list[LoggedScan]
+) -> list[tuple[LoggedScan, LoggedVerdict]]:
+    """What the challenger says of the fresh scans of its share."""
+    return [(logged[i], _verdict(rival, int(at[i]), Kind.SHADOW)) for i in fresh if theirs[at[i]]]
+
+
+def _logged_scan(scans: Scans, sites: Sites, i: int, event_id: int) -> LoggedScan:
+    epc = int(scans.epc[i])
+    return LoggedScan(
+        scans.codes.text[epc].as_py(),
+        int(scans.codes.lot_key[epc]),
+        event_id,
+        sites.ids[int(scans.site[i])],
+        int(scans.op[i]),
+        int(scans.time_us[i]),
+    )
+
+
+def _mixed(champion: Judged, challenger: Judged, theirs: Bool) -> Judged:
+    """The challenger's verdicts on its share of the EPCs, the champion's on the others."""
+    wide = theirs[:, None]
+    return replace(
+        champion,
+        score=np.where(wide, challenger.score, champion.score),
+        flag=np.where(wide, challenger.flag, champion.flag),
+        model=np.where(wide, challenger.model, champion.model),
+        rules=np.where(wide, challenger.rules, champion.rules),
+        by_rule=np.where(wide, challenger.by_rule, champion.by_rule),
+        cold=np.where(theirs, challenger.cold, champion.cold),
+        other=challenger.by,
+        others=theirs,
+    )
+
+
+def _flags(verdict: LoggedVerdict) -> tuple[bool, ...]:
+    return tuple(score >= FLAG for score in verdict.score)
+
+
+def _receipt() -> str:
+    """A new receipt: it sorts by time."""
+    return f"{_now_us():014x}{secrets.token_hex(6)}"
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
