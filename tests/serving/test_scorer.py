@@ -1,0 +1,280 @@
+"""The core against the pipeline, against repeats, and without its stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intake.master import read_sites
+from intake.read import load_scans
+from serving.history import HistoryError
+from serving.history.opened import open_history
+from serving.judge import Judge, Panel
+from serving.log import Kind
+from serving.log.opened import open_log
+from serving.rows import Rows
+from serving.scorer import NO_HISTORY, Judged, Scorer
+from serving.settings import Settings
+from tests.behaviour.champions import Champion
+from trail.facts import Context
+from trail.features import encode
+from trail.scan import Scans
+
+SCANS = 2500
+
+
+class Watched(Scorer):
+    """A scorer that shows what it last judged."""
+
+    last: Judged
+
+    def judged(self, recall, model, by="model"):
+        self.last = super().judged(recall, model, by)
+        return self.last
+
+
+@pytest.fixture(scope="module")
+def held_out(champion: Champion) -> Scans:
+    """Whole lots of the test part, tampered with."""
+    sites = read_sites(champion.home / "work" / "validated" / "sites.csv")
+    scans = load_scans(champion.home / "work" / "labelled" / "test.parquet", sites).scans
+    lots, first = np.unique(scans.lot, return_index=True)
+    picked, total = [], 0
+    for lot in lots[np.argsort(first)]:
+        picked.append(lot)
+        total += int((scans.lot == lot).sum())
+        if total >= SCANS:
+            break
+    return scans.take(np.isin(scans.lot, picked))
+
+
+@pytest.fixture
+def scorer(tmp_path: Path, bundle_folder: Path) -> Iterator[Watched]:
+    yield from opened(tmp_path, bundle_folder)
+
+
+def opened(folder: Path, bundle_folder: Path, **more: object) -> Iterator[Watched]:
+    settings = Settings(home=folder, bundle=str(bundle_folder), **more)
+    history = open_history("memory:", keep_days_after_sale=90, keep_days_idle=400)
+    log = open_log(settings.log_url)
+    judge = Judge(settings)
+    judge.start()
+    scorer = Watched(settings, history, log, judge)
+    yield scorer
+    judge.stop()
+    log.close()
+    history.close()
+
+
+def rows_of(scorer: Watched, scans: Scans, at: np.ndarray, bundle_folder: Path) -> Rows:
+    ids = read_sites(bundle_folder / "sites.csv").ids
+    text = scans.codes.text
+    return Rows(
+        epc=[text[int(i)].as_py() for i in scans.epc[at]],
+        location=[ids[i] for i in scans.site[at].tolist()],
+        op=scans.op[at],
+        time_us=scans.time_us[at],
+        event_id=scans.row[at] + 1,
+        file_id=np.full(len(at), 1),
+        place=np.arange(len(at)),
+    )
+
+
+def pipeline(scorer: Watched, scans: Scans, bundle_folder: Path) -> np.ndarray:
+    """Features of the scans by the pipeline's own call, in their order."""
+    model = scorer._judge.panel().champion
+    assert model is not None
+    sites = read_sites(bundle_folder / "sites.csv")
+    encoded = encode(scans, Context(sites, model.bundle.network, model.registry))
+    features = np.empty_like(encoded.features)
+    features[encoded.trails.order] = encoded.features
+    return features
+
+
+def test_in_order_whole_timestamps_give_the_pipelines_features(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    asked = np.argsort(held_out.time_us, kind="stable")
+    _, heads = np.unique(held_out.time_us[asked], return_index=True)
+    offline = None
+    seen = np.zeros(len(held_out), bool)
+    for group in np.array_split(heads[1:], len(heads) // 25):
+        stop = int(group[-1]) if group[-1] != heads[-1] else len(asked)
+        at = asked[:stop][~seen[asked[:stop]]]
+        seen[at] = True
+        answer = scorer.score(rows_of(scorer, held_out, at, bundle_folder), "/score")
+        if offline is None:
+            offline = pipeline(scorer, held_out, bundle_folder)
+        recall_place = scorer.last.place
+        mine = scorer.last.scans
+        key = {
+            (str(mine.codes.text[int(e)]), int(t), int(o), int(s)): i
+            for i, (e, t, o, s) in enumerate(
+                zip(mine.epc, mine.time_us, mine.op, mine.site, strict=True)
+            )
+        }
+        assert len(recall_place) == len(mine)
+        got = [
+            key[
+                str(held_out.codes.text[int(held_out.epc[i])]),
+                int(held_out.time_us[i]),
+                int(held_out.op[i]),
+                int(held_out.site[i]),
+            ]
+            for i in at
+        ]
+        np.testing.assert_array_equal(scorer.last.features[got], offline[at])
+        assert not answer.degraded
+    assert seen.all()
+
+
+def test_shuffled_and_repeated_scans_end_with_the_pipelines_features(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    asked = rng.permutation(len(held_out))
+    asked = np.concatenate([asked, rng.choice(asked, len(asked) // 50)])
+    for at in np.array_split(asked, len(asked) // 300):
+        scorer.score(rows_of(scorer, held_out, at, bundle_folder), "/score")
+    offline = pipeline(scorer, held_out, bundle_folder)
+    for code in np.unique(held_out.epc)[::20]:
+        text = held_out.codes.text[int(code)].as_py()
+        found = scorer.now(text)
+        assert found is not None
+        _, judged = found
+        mine = np.flatnonzero(held_out.epc == code)
+        mine = mine[np.lexsort((held_out.site[mine], held_out.op[mine], held_out.time_us[mine]))]
+        np.testing.assert_array_equal(judged.features, offline[mine])
+
+
+def test_a_request_sent_again_gets_the_same_answer_and_changes_nothing(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    rows = rows_of(scorer, held_out, np.arange(60), bundle_folder)
+    first = scorer.score(rows, "/score")
+    figures = scorer._log.figures()
+    scorer.score(rows_of(scorer, held_out, np.arange(60, 900), bundle_folder), "/score")
+    again = scorer.score(rows, "/score")
+    assert again.receipt == first.receipt
+    np.testing.assert_array_equal(again.score, first.score)
+    assert again.evidence == first.evidence
+    assert again.repeated.all() and not first.repeated.any()
+    assert figures["scans"] == 60
+    assert scorer._log.figures()["scans"] == 900
+
+
+def test_a_swap_is_revised_when_later_evidence_contradicts(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    for at in np.array_split(rng.permutation(len(held_out)), 40):
+        scorer.score(rows_of(scorer, held_out, at, bundle_folder), "/score")
+    revised = scorer._log.figures()["verdicts"]["revised"]
+    assert revised > 0
+    records = [r for r in scorer._log.since(0, 10_000) if len(r.verdicts) > 1]
+    assert records
+    assert all(r.verdicts[-1][2].kind == Kind.REVISED for r in records)
+    assert any(r.given.score != r.latest.score for r in records)
+
+
+def test_without_history_the_rules_answer_and_the_store_learns_later(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(scorer, held_out, np.arange(80), bundle_folder)
+    scorer.score(rows_of(scorer, held_out, np.arange(80, 120), bundle_folder), "/score")
+
+    def away(*_: object) -> None:
+        raise HistoryError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer._history, "remember", away)
+        answer = scorer.score(rows, "/score")
+        with pytest.raises(HistoryError):
+            scorer.catch_up()
+    assert answer.degraded
+    assert set(answer.source) == {NO_HISTORY}
+    assert scorer._log.figures()["waiting"] == 80
+    assert scorer.catch_up() == 80
+    assert scorer._log.figures()["waiting"] == 0
+    assert scorer.catch_up() == 0
+    found = scorer.now(rows.epc[0])
+    assert found is not None and len(found[0].scans) >= 1
+    again = scorer.score(rows, "/score")
+    assert again.repeated.all() and not again.degraded
+    np.testing.assert_array_equal(again.score, answer.score)
+
+
+def test_a_crash_between_history_and_log_is_made_good(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(scorer, held_out, np.arange(50), bundle_folder)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer._log, "append", die)
+        with pytest.raises(Killed):
+            scorer.score(rows, "/score")
+    assert scorer._log.figures()["scans"] == 0
+    answer = scorer.score(rows, "/score")
+    assert not answer.repeated.any()
+    assert scorer._log.figures()["scans"] == 50
+
+
+def test_a_challenger_judges_its_share_in_silence_or_for_real(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = scorer._judge.panel().champion
+    assert champion is not None
+    from dataclasses import replace
+
+    rival = replace(champion, version="rival")
+    for mode, at in (("shadow", np.arange(200)), ("ab", np.arange(200, 400))):
+        monkeypatch.setattr(
+            scorer._judge, "panel", lambda mode=mode: Panel(champion, rival, mode, 0.5)
+        )
+        rows = rows_of(scorer, held_out, at, bundle_folder)
+        answer = scorer.score(rows, "/score")
+        theirs = scorer._judge.panel().challenged(rows.epc)
+        assert 0 < theirs.sum() < len(theirs)
+        if mode == "shadow":
+            assert set(answer.version) == {"bundle"}
+            assert scorer._log.figures()["verdicts"]["shadow"] == theirs.sum()
+        else:
+            assert [v == "rival" for v in answer.version] == theirs.tolist()
+
+
+def test_rules_and_svm_answer_by_themselves(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    by_rules = scorer.score(
+        rows_of(scorer, held_out, np.arange(50), bundle_folder), "/rules", "rules"
+    )
+    np.testing.assert_array_equal(by_rules.score, by_rules.rules)
+    assert set(by_rules.version) == {""}
+    by_svm = scorer.score(
+        rows_of(scorer, held_out, np.arange(50, 100), bundle_folder), "/svm", "svm"
+    )
+    assert set(by_svm.version) == {"bundle"}
+    assert (by_svm.model > 0).any()
+
+
+def test_an_unknown_site_and_a_malformed_code_are_answers(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    rows = rows_of(scorer, held_out, np.arange(2), bundle_folder)
+    strange = Rows(
+        ["no code at all", rows.epc[1]], ["mars", "mars"], *(
+            getattr(rows, name) for name in ("op", "time_us", "event_id", "file_id", "place")
+        )
+    )  # fmt: skip
+    answer = scorer.score(strange, "/score")
+    assert answer.flag[0, 0] and "header.company" in answer.evidence[0]
+    assert not answer.flag[1, 0]
