@@ -362,12 +362,12 @@ class Judge:
             raise BundleError(
                 f"bundle {folder} has digest {bundle.digest[:12]}, not {digest[:12]} as registered"
             )
-        model = Model(name, version, bundle, self._registry_of(bundle))
+        model = Model(name, version, bundle, self.registry_of(bundle))
         champion = self._panel.champion
         warm_up(model, champion.sites_in_use if champion else None)
         return model
 
-    def _registry_of(self, bundle: Bundle) -> Registry:
+    def registry_of(self, bundle: Bundle) -> Registry:
         """The installation's genuine products; else the bundle's, where its master is used too."""
         if self._products is not None:
             return self._products

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from serving.sites import SiteBook
 from trail import epc as codes_of
 from trail.facts import BoundContext, Context, Facts, facts_of
 from trail.features import Encoded, matrix
+from trail.mates import LotTable
 from trail.rules import FLAG, Findings, judge
 from trail.scan import ANOMALIES, Bool, Float32, Int64, Scans
 from trail.sites import Sites
@@ -178,7 +179,7 @@ class Scorer:
         champion = None if by == "rules" else panel.champion
         try:
             book = self._sites()
-            scans = _scans(rows, book.numbers(rows.location, rows.op))
+            scans = scans_of(rows, book.numbers(rows.location, rows.op))
             recall = self._recalled(scans, rows.event_id)
         except HistoryError as error:
             _LOG.warning("judging without history: %s", error)
@@ -195,7 +196,13 @@ class Scorer:
 
     def judged(self, recall: Recall, model: Model | None, by: str = "model") -> Judged:
         """Verdicts on everything recalled, by a model or (None) by the rules."""
-        return self._judged(recall.scans, self._context(model), model, by, recall.table)
+        return self.judged_with(recall.scans, recall.table, model, by)
+
+    def judged_with(
+        self, scans: Scans, table: LotTable, model: Model | None, by: str = "model"
+    ) -> Judged:
+        """Verdicts on whole trails, with the counters of their lots."""
+        return self._judged(scans, self._context(model), model, by, table)
 
     def now(self, epc: str) -> tuple[Recall, Judged] | None:
         """What is said of a code's trail now; None where nothing is remembered of it.
@@ -220,9 +227,9 @@ class Scorer:
         records = self._log.waiting(CATCH_UP)
         if not records:
             return 0
-        rows = _rows_of(records)
+        rows = rows_of(records)
         book = self._sites()
-        scans = _scans(rows, book.numbers(rows.location, rows.op))
+        scans = scans_of(rows, book.numbers(rows.location, rows.op))
         recall = self._recalled(scans, rows.event_id)
         judged = self.judged(recall, self._judge.panel().champion)
         revised = []
@@ -249,12 +256,12 @@ class Scorer:
 
     def _sites(self) -> SiteBook:
         """The site book; the master is entered when it is known, and again when it changes."""
-        master = self._installation()
+        master = self.master()
         if self._book is None:
             self._book = SiteBook(self._history, master)
         return self._book
 
-    def _installation(self) -> Sites:
+    def master(self) -> Sites:
         """The master of this installation: a file, else the champion's own."""
         file = self._judge.sites_file()
         if self._master is None or self._master[0] != file:
@@ -283,7 +290,12 @@ class Scorer:
         return self._rules[1]
 
     def _judged(
-        self, scans: Scans, context: BoundContext, model: Model | None, by: str, table: Any
+        self,
+        scans: Scans,
+        context: BoundContext,
+        model: Model | None,
+        by: str,
+        table: LotTable | None,
     ) -> Judged:
         trails = sort(scans)
         ((_, known),) = facts_of(trails, context, table, size=max(len(scans), 1) * 2)
@@ -323,14 +335,14 @@ class Scorer:
 
     def _without_history(self, rows: Rows) -> Judged:
         """The rules on what the request holds; sites by their last known numbers."""
-        known = self._book.sites if self._book is not None else self._installation()
+        known = self._book.sites if self._book is not None else self.master()
         index = known.index
         strange = [site for site in dict.fromkeys(rows.location) if site not in index]
         sites = known.with_unknown(strange)
         number = sites.index
         site = np.array([number[s] for s in rows.location], dtype=np.int32)
         context = Context(sites, None, self._judge.registry()).bound()
-        scans = _scans(rows, site)
+        scans = scans_of(rows, site)
         return replace(self._judged(scans, context, None, "rules", None), degraded=True)
 
     def _answer(
@@ -418,14 +430,16 @@ class Scorer:
             _LOG.warning("what was said could not be noted: %s", error)
 
 
-def _scans(rows: Rows, site: npt.NDArray[np.int32]) -> Scans:
+def scans_of(rows: Rows, site: npt.NDArray[np.int32]) -> Scans:
+    """Rows as scans, with the numbers of their sites."""
     number: dict[str, int] = {}
     epc = np.array([number.setdefault(code, len(number)) for code in rows.epc], dtype=np.int32)
     codes = codes_of.parse(pa.array(list(number), pa.string()))
     return Scans(epc, site, rows.op, rows.time_us, np.arange(len(rows)), codes)
 
 
-def _rows_of(records: Sequence[Record]) -> Rows:
+def rows_of(records: Sequence[Record]) -> Rows:
+    """Logged scans as the rows that they came in."""
     scans = [record.scan for record in records]
     return Rows(
         epc=[s.epc for s in scans],

@@ -10,11 +10,12 @@ import pytest
 
 from intake.master import read_sites
 from intake.read import load_scans
-from serving.history import HistoryError
+from serving.history import HistoryError, SiteEntry
 from serving.history.opened import open_history
 from serving.judge import Judge, Panel
 from serving.log import Kind
 from serving.log.opened import open_log
+from serving.replay import ReplayError, replay
 from serving.rows import Rows
 from serving.scorer import NO_HISTORY, Judged, Scorer
 from serving.settings import Settings
@@ -278,3 +279,31 @@ def test_an_unknown_site_and_a_malformed_code_are_answers(
     answer = scorer.score(strange, "/score")
     assert answer.flag[0, 0] and "header.company" in answer.evidence[0]
     assert not answer.flag[1, 0]
+
+
+def test_a_receipt_is_reproduced_bit_for_bit_also_after_later_scans(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    order = np.argsort(held_out.time_us, kind="stable")
+    receipts = [
+        scorer.score(rows_of(scorer, held_out, at, bundle_folder), "/score").receipt
+        for at in np.array_split(order[:1500], 15)
+    ]
+    for receipt in (receipts[3], receipts[9], receipts[14]):
+        found = replay(receipt, scorer._settings, scorer._history, scorer._log)
+        assert (found.scans, found.same, found.changed) == (100, 100, [])
+
+
+def test_a_replay_says_what_is_missing_or_has_changed(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, tmp_path: Path
+) -> None:
+    rows = rows_of(scorer, held_out, np.arange(40), bundle_folder)
+    receipt = scorer.score(rows, "/score").receipt
+    with pytest.raises(ReplayError, match="not in the log"):
+        replay("nothing", scorer._settings, scorer._history, scorer._log)
+    elsewhere = Settings(home=tmp_path / "other")
+    with pytest.raises(ReplayError, match="not at hand"):
+        replay(receipt, elsewhere, scorer._history, scorer._log)
+    scorer.add_site(SiteEntry(rows.location[0], "moved", 0, 10.0, 10.0, True))
+    found = replay(receipt, scorer._settings, scorer._history, scorer._log)
+    assert found.changed == ["the site book (sites were added or corrected)"]
