@@ -8,9 +8,10 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import history, kernel, log, training
+from bench import explain, history, kernel, log, training
 
 BENCHMARKS: dict[str, Callable[[bool], list[str]]] = {
+    "explain": explain.run,
     "history": history.run,
     "kernel": kernel.run,
     "log": log.run,

@@ -26,7 +26,9 @@ def sentence(
     """
     reason = int(findings.reason[i, anomaly])
     if reason != Reason.NONE and findings.score[i, anomaly] >= LEAST:
-        return evidence(reason, i, known, scans, sites)
+        said = evidence(reason, i, known, scans, sites)
+        usual = _usual(i, known) if reason == Reason.TOO_FAST else ""
+        return f"{said.removesuffix('.')}{usual}." if usual else said
     return _context(anomaly, i, known, scans, sites)
 
 
@@ -51,20 +53,30 @@ def _context(anomaly: int, i: int, known: Facts, scans: Scans, sites: Sites) -> 
         was = sites.names[int(scans.site[int(known.previous[i])])]
         gap = duration(float(known.gap_s[i]))
         return f"Seen at {here} {gap} after {was}, apart from the items it travelled with."
+    if known.repeat_gap_s[i] > 0:
+        gap = duration(float(known.repeat_gap_s[i]))
+        return f"{EVENT_TYPES[int(scans.op[i])]} at {here} once more, {gap} after the same there."
     return f"{EVENT_TYPES[int(scans.op[i])]} at {here} does not fit the trail so far."
 
 
 def _arrival(i: int, known: Facts, here: str, before: int) -> str:
     gap = duration(float(known.gap_s[i]))
-    text = f"Arrived at {here} {gap} after the previous scan"
-    if known.steps is not None and known.steps.low_h[i] > 0:
-        low = duration(float(known.steps.low_h[i]) * 3600)
-        high = duration(float(known.steps.high_h[i]) * 3600)
-        text += f"; this route takes {low} to {high}"
+    away = f", {float(known.km[i]):.0f} km away," if known.km[i] >= 1 else ""
+    text = f"Arrived at {here}{away} {gap} after the previous scan{_usual(i, known)}"
     left = int(known.mates.group_before[i] - known.mates.departed[i])
     if before > 1 and left > 0:
         text += f"; {left} of the {before} it left with had not arrived"
     return text + "."
+
+
+def _usual(i: int, known: Facts) -> str:
+    """What such a step takes, "" where that is not known."""
+    if known.steps is None or not known.steps.low_h[i] > 0:
+        return ""
+    low = duration(float(known.steps.low_h[i]) * 3600)
+    high = duration(float(known.steps.high_h[i]) * 3600)
+    number, unit = low.split()
+    return f"; this route takes {number if high.endswith(unit) else low} to {high}"
 
 
 def verdict_sentence(
