@@ -59,6 +59,7 @@ def test_a_key_opens_its_scopes_and_no_other():
     "header",
     ["", "Bearer", "Bearer ", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", KEY,
      f"Bearer {hashlib.sha256(KEY.encode()).hexdigest()}", "Bearer \xff"],
+    ids=["nothing", "no key", "empty", "basic", "longer", "shorter", "bare", "hash", "no ascii"],
 )  # fmt: skip
 def test_without_a_valid_key_nothing_is_open_even_from_here(header: str):
     assert refused(gate(ENTRY), asks(authorization=header)) == 401
