@@ -25,7 +25,7 @@ from serving.judge import Judge, Model
 from serving.limits import BodyLimit, Slots
 from serving.log import LogError, PredictionLog
 from serving.log.opened import open_log
-from serving.routes import Service, admin, feedback, health, jobs, score, trails
+from serving.routes import Service, admin, explain, feedback, health, jobs, score, trails
 from serving.scorer import Scorer
 from serving.security import PUBLIC, Gate, undecided
 from serving.settings import Settings, SettingsError
@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gate = Gate(settings)
     problems.install(app)
-    for topic in (score, jobs, trails, feedback, health, admin):
+    for topic in (score, jobs, trails, explain, feedback, health, admin):
         app.include_router(topic.router)
     _document(app)
     app.add_middleware(
