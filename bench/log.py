@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from serving.log import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Request
-from serving.log.opened import open_log
+from logbook import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Request
+from logbook.opened import open_log
 
 _SCANS = 50
 _THREADS = 8

@@ -273,7 +273,7 @@ def _read_shape(characters: UInt8, shape: bytes) -> tuple[Int64, Bool, bool]:
     time_us = time_us * 1_000_000 + _fraction_us(digits, layout)
     if layout["sign"]:
         zone_hour, zone_minute = _part(digits, layout, "zh"), _part(digits, layout, "zm")
-        ok &= (zone_hour <= 15) & (zone_minute <= 59)
+        ok &= (zone_hour <= 23) & (zone_minute <= 59)  # what Arrow reads too
         east = 1 if layout["sign"] == "+" else -1
         time_us = time_us - east * (zone_hour * 60 + zone_minute) * 60_000_000
     return time_us, ok, not layout["z"]

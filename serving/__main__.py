@@ -14,9 +14,9 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from logbook import LogError
 from serving.app import create_app
 from serving.history import HistoryError
-from serving.log import LogError
 from serving.routes.health import who_judges
 from serving.settings import PREFIX, Settings, SettingsError
 from serving.telemetry import log_json

@@ -15,6 +15,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, JSONResponse
 
+from logbook import LogError, PredictionLog
+from logbook.opened import open_log
 from serving import problems, rows, wire
 from serving.history import History, HistoryError
 from serving.history.keeping import wall_us
@@ -23,8 +25,6 @@ from serving.jobs import Jobs
 from serving.jobs.upload import REST_BYTES
 from serving.judge import Judge, Model
 from serving.limits import BodyLimit, Slots
-from serving.log import LogError, PredictionLog
-from serving.log.opened import open_log
 from serving.routes import Service, admin, explain, feedback, health, jobs, score, trails
 from serving.scorer import Scorer
 from serving.security import PUBLIC, Gate, undecided

@@ -22,8 +22,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from serving.log import Feedback, Kind, LogError, PredictionLog, Record
-from serving.log.opened import open_log
+from logbook import Feedback, Kind, LogError, PredictionLog, Record
+from logbook.opened import open_log
 from serving.settings import Settings, SettingsError
 from trail.scan import ANOMALIES, Bool, Float32, Float64, Int64
 

@@ -12,9 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import Response
 
+from logbook import LogError
 from serving import wire
 from serving.history import HistoryError
-from serving.log import LogError
 from serving.rows import BadRow
 
 MEDIA_TYPE: Final = "application/problem+json"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from logbook import LogError, PredictionLog, Record
+from logbook.opened import open_log
 from models.bundle import Bundle, BundleError
 from serving.history import History, HistoryError
 from serving.history.opened import open_history
 from serving.judge import Judge, Model
-from serving.log import LogError, PredictionLog, Record
-from serving.log.opened import open_log
 from serving.scorer import NO_HISTORY, Judged, Scorer, rows_of, scans_of
 from serving.settings import Settings
 from serving.sites import SiteBook

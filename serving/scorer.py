@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intake.master import read_sites
+from logbook import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
 from serving.history import History, HistoryError, Recall, SiteEntry
 from serving.judge import Judge, Model
-from serving.log import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
 from serving.rows import Rows
 from serving.settings import Settings
 from serving.sites import SiteBook

@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from logbook.opened import default_url
+
 PREFIX = "TRAILWATCH_"
 
 
@@ -115,7 +117,7 @@ class Settings:
     @property
     def log_url(self) -> str:
         """URL of the prediction log; SQLite in the home folder by default."""
-        return self.log or f"sqlite:{self.home / 'state' / self.model / 'log.db'}"
+        return self.log or default_url(self.home, self.model)
 
     @property
     def uploads(self) -> Path:

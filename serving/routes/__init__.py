@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from starlette.requests import HTTPConnection
 
+from logbook import PredictionLog
 from serving.history import History
 from serving.jobs import Jobs
 from serving.judge import Judge
 from serving.limits import Slots
-from serving.log import PredictionLog
 from serving.scorer import Scorer
 from serving.settings import Settings
 from serving.telemetry import Metrics

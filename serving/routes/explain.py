@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request
 
+from logbook import Record
 from serving.explain import explain
 from serving.history import HistoryError, Recall
-from serving.log import Record
 from serving.problems import Problem, documented
 from serving.routes import Service, service_of
 from serving.security import allow

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
 from intake import times
-from serving.log import Feedback, PredictionLog, Record
+from logbook import Feedback, PredictionLog, Record
 from serving.problems import Problem, documented
 from serving.routes import service_of
 from serving.rows import LONGEST_CODE, MOST_ID

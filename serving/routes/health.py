@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
+from logbook import LogError
 from serving.history import HistoryError
-from serving.log import LogError
 from serving.problems import Problem, documented
 from serving.routes import Service, service_of
 from serving.rows import BadRow

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 
-from serving.log import Kind, LoggedVerdict, Record
+from logbook import Kind, LoggedVerdict, Record
 from serving.problems import Problem, documented
 from serving.routes import service_of
 from serving.rows import LONGEST_CODE

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logbook import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, PredictionLog, Request
+from logbook.opened import open_log
 from serving import compare as compare_
 from serving.compare import COSTS, Agreement, Comparison, NothingToCompareError, compare
-from serving.log import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, PredictionLog, Request
-from serving.log.opened import open_log
-from tests.serving.logged import scan, verdict
+from tests.logbook.logged import scan, verdict
 from trail.scan import ANOMALIES
 
 LOC = ANOMALIES.index("locErr")

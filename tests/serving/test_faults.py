@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from logbook.opened import open_log
 from serving.history.opened import open_history
-from serving.log.opened import open_log
 from serving.settings import Settings
 from tests.behaviour.champions import FULL, ROOT
 from tests.serving.served import free_port

@@ -250,7 +250,7 @@ def test_a_body_without_rows_is_refused_as_a_whole(text: bytes, field: str):
 
 ZONES = st.sampled_from(["UTC", "Asia/Seoul", "Europe/Berlin", "America/St_Johns"])
 MOMENTS = st.datetimes(datetime(1969, 12, 30), datetime(2201, 1, 3))
-OFFSETS = st.integers(-16 * 60, 16 * 60).map(lambda m: timezone(timedelta(minutes=m)))
+OFFSETS = st.integers(-24 * 60 + 1, 24 * 60 - 1).map(lambda m: timezone(timedelta(minutes=m)))
 ISO = st.builds(
     lambda moment, between, offset, digits, zone: (
         moment.strftime(f"%Y-%m-%d{between}%H:%M:%S")

@@ -10,11 +10,11 @@ import pytest
 
 from intake.master import read_sites
 from intake.read import load_scans
+from logbook import Kind
+from logbook.opened import open_log
 from serving.history import HistoryError, SiteEntry
 from serving.history.opened import open_history
 from serving.judge import Judge, Panel
-from serving.log import Kind
-from serving.log.opened import open_log
 from serving.replay import ReplayError, replay
 from serving.rows import Rows
 from serving.scorer import NO_HISTORY, Judged, Scorer

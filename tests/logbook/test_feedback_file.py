@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from logbook import Feedback, feedback_file
+from logbook.opened import open_log
 from pipelines import verdicts
-from serving import feedback_file
-from serving.log import Feedback
-from serving.log.opened import open_log
-from tests.serving.logged import entry, scan
+from tests.logbook.logged import entry, scan
 from trail.scan import ANOMALIES
 
 LAST_US = 7_000_000_000_000_000

@@ -1,7 +1,7 @@
 """The prediction log: every scored scan with its verdict, durable before the answer leaves.
 
 It is what monitoring, explanations, feedback, replay and the next training read. SQLite by
-default, PostgreSQL by URL, one set of tables and statements; `serving.log.opened` opens it.
+default, PostgreSQL by URL, one set of tables and statements; `logbook.opened` opens it.
 """
 
 from __future__ import annotations

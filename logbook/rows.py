@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from serving.log import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, Request
+from logbook import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, Request
 
 Row = tuple[Any, ...]
 Identity = tuple[str, int, int, int, str]

@@ -1,6 +1,6 @@
 """Analysts' verdicts as the file that overrides labels in the next training.
 
-`python -m serving.feedback_file data/verdicts.csv` writes what the `label` stage reads. Rows are by
+`python -m logbook.feedback_file data/verdicts.csv` writes what the `label` stage reads. Rows are by
 time: where people disagree, the last word counts there too.
 """
 
@@ -19,9 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from serving.log import Feedback, LogError, PredictionLog
-from serving.log.opened import open_log
-from serving.settings import Settings, SettingsError
+from logbook import Feedback, LogError, PredictionLog
+from logbook.opened import default_url, open_log
 from trail.scan import ANOMALIES
 
 COLUMNS: Final = ("event_id", "epc_code", "event_time", "anomaly", "verdict", "analyst", "why")
@@ -133,15 +132,21 @@ def _replace(path: Path, text: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the verdicts that count in the log."""
-    parser = argparse.ArgumentParser(prog="python -m serving.feedback_file", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m logbook.feedback_file", description=__doc__)
     parser.add_argument("out", type=Path, help="file to write, such as data/verdicts.csv")
-    parser.add_argument("--log", help="URL of the log; default TRAILWATCH_LOG")
+    home = Path(os.environ.get("TRAILWATCH_HOME", "."))
+    own = default_url(home, os.environ.get("TRAILWATCH_MODEL", "trailwatch"))
+    parser.add_argument(
+        "--log",
+        default=os.environ.get("TRAILWATCH_LOG") or own,
+        help="URL of the log; default TRAILWATCH_LOG, else that of `make serve`",
+    )
     parser.add_argument(
         "--by-scan", action="store_true", help="name scans by code and time, never by event id"
     )
     asked = parser.parse_args(argv)
     try:
-        log = open_log(asked.log or Settings.read().log_url)
+        log = open_log(asked.log)
         try:
             feedback = log.feedback()
             if asked.by_scan:
@@ -149,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             written = write(feedback, asked.out)
         finally:
             log.close()
-    except (LogError, SettingsError, ValueError, OSError) as error:
+    except (LogError, ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     for one, reason in written.left_out:

@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from serving.log import (
+from logbook import (
     Entry,
     Feedback,
     Kind,
@@ -20,8 +20,8 @@ from serving.log import (
     Record,
     Request,
 )
-from serving.log.database import LIST, Database, Session
-from serving.log.rows import (
+from logbook.database import LIST, Database, Session
+from logbook.rows import (
     KINDS,
     Identity,
     Origin,
@@ -83,7 +83,7 @@ class _Ticket:
 
 
 class SqlLog:
-    """A `serving.log.PredictionLog` in a SQL database."""
+    """A `logbook.PredictionLog` in a SQL database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.log import Entry, Feedback, Kind, LogError, PredictionLog, Record, Request
-from serving.log.opened import open_log
-from serving.log.tables import VERSION
-from tests.serving.logged import Server, entry, postgres_server, scan, verdict
+from logbook import Entry, Feedback, Kind, LogError, PredictionLog, Record, Request
+from logbook.opened import open_log
+from logbook.tables import VERSION
+from tests.logbook.logged import Server, entry, postgres_server, scan, verdict
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +377,7 @@ def test_numbers_are_never_given_again(log: PredictionLog):
 
 
 def test_forget_takes_many_in_steps(log: PredictionLog, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serving.log.sql._FORGET_AT_ONCE", 3)
+    monkeypatch.setattr("logbook.sql._FORGET_AT_ONCE", 3)
     for i in range(5):
         log.append(entry(f"r{i}", [scan(10 * i + k) for k in range(4)], at=i))
     assert log.forget(4) == 16

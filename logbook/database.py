@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from serving.log import LogError
-from serving.log.rows import Row
+from logbook import LogError
+from logbook.rows import Row
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Session(Protocol):
 
 
 class Database(Protocol):
-    """A database that holds the tables of `serving.log.tables`.
+    """A database that holds the tables of `logbook.tables`.
 
     Errors of its driver come out as `LogError`s that name cause and remedy.
     """

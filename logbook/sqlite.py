@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from serving.log import LogError
-from serving.log.database import LIST, WAIT_S, Pool, Session
-from serving.log.rows import Row
-from serving.log.tables import COLUMNS, CONFLICTS, VERSION, creation
+from logbook import LogError
+from logbook.database import LIST, WAIT_S, Pool, Session
+from logbook.rows import Row
+from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from serving.log import LogError
-from serving.log.database import LIST, WAIT_S, Pool, Session
-from serving.log.rows import Row
-from serving.log.tables import COLUMNS, CONFLICTS, VERSION, creation
+from logbook import LogError
+from logbook.database import LIST, WAIT_S, Pool, Session
+from logbook.rows import Row
+from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]

@@ -17,16 +17,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from serving.log import LogError, PredictionLog
-from serving.log.opened import open_log
-from tests.serving.logged import Server, entry, postgres_server, scan
+from logbook import LogError, PredictionLog
+from logbook.opened import open_log
+from tests.logbook.logged import Server, entry, postgres_server, scan
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = """
 import sys
-from serving.log import LogError
-from serving.log.opened import open_log
-from tests.serving.logged import entry, scan
+from logbook import LogError
+from logbook.opened import open_log
+from tests.logbook.logged import entry, scan
 url, name, count, shared = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 """
 APPEND = """
@@ -249,7 +249,7 @@ def test_a_file_that_may_not_be_written_is_named():
 
 
 def test_a_lock_that_is_not_given_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serving.log.sqlite.WAIT_S", 0.1)
+    monkeypatch.setattr("logbook.sqlite.WAIT_S", 0.1)
     file = tmp_path / "log.db"
     with opened(f"sqlite:{file}") as log:
         other = sqlite3.connect(file, isolation_level=None)
@@ -345,7 +345,7 @@ def test_a_restart_between_two_requests_is_not_noticed(server: Server):
 
 
 def test_a_lock_of_another_session_is_told(server: Server, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("serving.log.postgres.WAIT_S", 0.2)
+    monkeypatch.setattr("logbook.postgres.WAIT_S", 0.2)
     url = server.url()
     with opened(url) as log, psycopg.connect(url) as other:
         other.execute("SELECT * FROM counters FOR UPDATE")

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from serving.log import Entry, Kind, LoggedScan, LoggedVerdict, Request
+from logbook import Entry, Kind, LoggedScan, LoggedVerdict, Request
 
 _schemas = count(1)
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving.log import PredictionLog
-from serving.log.sql import SqlLog
+from logbook import PredictionLog
+from logbook.sql import SqlLog
 
 _REMEDY = "give sqlite:<file> or postgresql://user:password@host:port/database"
+
+
+def default_url(home: Path, model: str) -> str:
+    """URL of a model's log where no other is named: SQLite in the home folder."""
+    return f"sqlite:{home / 'state' / model / 'log.db'}"
 
 
 def open_log(url: str, *, durable: str = "process") -> PredictionLog:
@@ -26,11 +31,11 @@ def open_log(url: str, *, durable: str = "process") -> PredictionLog:
         raise ValueError(f"durable is {durable!r}; give process or power")
     kind, _, place = url.partition(":")
     if kind == "sqlite" and place:
-        from serving.log.sqlite import SqliteDatabase
+        from logbook.sqlite import SqliteDatabase
 
         return SqlLog(SqliteDatabase(_file(url, place), durable))
     if kind in ("postgresql", "postgres") and place.startswith("//"):
-        from serving.log.postgres import PostgresDatabase
+        from logbook.postgres import PostgresDatabase
 
         return SqlLog(PostgresDatabase(url, durable))
     raise ValueError(f"the log's URL is {_shown(url)!r}; {_REMEDY}")
