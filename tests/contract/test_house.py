@@ -30,6 +30,8 @@ VIOLATIONS = [
     ("dags-alone", "dags", "import pipelines"),
     ("dags-alone", "dags", "import torch"),
     ("dags-alone", "dags", "from mlflow import MlflowClient"),
+    ("deploy-alone", "deploy", "import serving"),
+    ("deploy-alone", "deploy", "import mlflow"),
     ("trail-pure", "trail", "import torch.nn"),
     ("trail-pure", "trail", "import mlflow"),
     ("trail-pure", "trail", "from fastapi import FastAPI"),

@@ -1,0 +1,1 @@
+"""The platform: which processes run, with what, and how they are brought up and down."""
