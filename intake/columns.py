@@ -130,7 +130,6 @@ class Collector:
             quarantine=_quarantine(self.bad),
             read=self.read,
             files=tuple(self.files.items()),
-            repeated=repeated(scans),
         )
 
     def _site(self, location: Coded, good: Bool) -> npt.NDArray[np.int32]:
@@ -222,14 +221,6 @@ def _reasons(
 def _undecoded(column: pa.Array, rows: Int64) -> list[bool]:
     wrong = undecodable(plain(column.take(pa.array(rows)), "event_time"))
     return [False] * len(rows) if wrong is None else wrong.tolist()
-
-
-def repeated(scans: Scans) -> int:
-    """Scans that repeat an earlier one's EPC, site, operation and time; by a 64-bit hash."""
-    key = epc.mix((scans.epc.astype(np.uint64) << np.uint64(32)) | scans.site.astype(np.uint64))
-    key = epc.mix(key ^ scans.time_us.astype(np.uint64)) ^ scans.op.astype(np.uint64)
-    key.sort()
-    return int((key[1:] == key[:-1]).sum())
 
 
 def _unified(parts: list[pa.DictionaryArray]) -> tuple[npt.NDArray[np.int32], pa.StringArray]:

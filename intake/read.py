@@ -65,6 +65,6 @@ def _notes(intake: Intake) -> list[str]:
     if unknown and any(known):
         few = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         notes.append(f"not in the site master, {len(unknown)} of the sites: {few}")
-    if intake.repeated:
-        notes.append(f"kept, {intake.repeated} of the scans: exact repeats of an earlier row")
+    if repeated := intake.repeated:
+        notes.append(f"kept, {repeated} of the scans: exact repeats of an earlier row")
     return notes

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from intake.columns import repeated
 from intake.errors import IntakeError
 from intake.table import QUARANTINE_SCHEMA, Intake
 from trail import epc
@@ -125,7 +124,6 @@ def load_scans(path: str | Path, sites: Sites | None = None) -> Intake:
         file_id=_optional(table, "file_id"),
         quarantine=QUARANTINE_SCHEMA.empty_table(),
         read=len(scans),
-        repeated=repeated(scans),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
+from trail.epc import mix
 from trail.scan import Scans
 from trail.sites import Sites
 
@@ -39,7 +41,6 @@ class Intake:
         quarantine: the rows that could not be read, `QUARANTINE_SCHEMA`.
         read: number of rows in the input.
         files: name and number of rows of each file, in the order read.
-        repeated: scans that repeat an earlier row's EPC, site, operation and time.
         notes: sentences about the input that a user wants to know.
 
     Raises:
@@ -53,7 +54,6 @@ class Intake:
     quarantine: pa.Table
     read: int
     files: tuple[tuple[str, int], ...] = ()
-    repeated: int = 0
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,3 +62,15 @@ class Intake:
                 f"{self.read} rows read, but {len(self.scans)} scans and "
                 f"{len(self.quarantine)} quarantined rows"
             )
+
+    @property
+    def repeated(self) -> int:
+        """Scans that repeat an earlier one's EPC, site, operation and time; by a 64-bit hash.
+
+        Counted when asked: it costs as much as a sort of the scans.
+        """
+        scans = self.scans
+        key = mix((scans.epc.astype(np.uint64) << np.uint64(32)) | scans.site.astype(np.uint64))
+        key = mix(key ^ scans.time_us.astype(np.uint64)) ^ scans.op.astype(np.uint64)
+        key.sort()
+        return int((key[1:] == key[:-1]).sum())

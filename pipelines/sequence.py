@@ -135,14 +135,33 @@ def _few_items(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArr
 
 
 def _late_start(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
-    """Drop all scans of each lot up to a moment drawn between its first and its last."""
+    """Drop the beginnings of trails, in one of three ways a lot.
+
+    An extract begins at a moment: all scans of the lot up to one are dropped. A trail comes without
+    its past, as when history has expired or a few scans are asked about: of each trail some first
+    scans are dropped, the same share for the whole lot, or another for each trail. The last scan of
+    a trail then always stays.
+    """
     lot, code = np.unique(scans.lot[rows], return_inverse=True)
-    time_us = scans.time_us[rows]
+    epc, time_us = scans.epc[rows], scans.time_us[rows]
     first, last = np.full(len(lot), 2**62), np.zeros(len(lot), np.int64)
     np.minimum.at(first, code, time_us)
     np.maximum.at(last, code, time_us)
     moment = first + (0.9 * _uniform(lot, seed + 3) * (last - first)).astype(np.int64)
-    return rows[time_us > moment[code]]
+    order = np.lexsort((time_us, epc))
+    _, start, scan_of, size = np.unique(
+        epc[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - start[scan_of]
+    length = np.empty(len(rows), np.int64)
+    length[order] = size[scan_of]
+    serial = scans.codes.serial[epc].astype(np.int64)
+    way = np.floor(3 * _uniform(lot, seed + 4))[code]
+    share = np.where(
+        way == 1, _uniform(lot, seed + 5)[code], _uniform(lot[code] ^ serial, seed + 6)
+    )
+    return rows[np.where(way == 0, time_us > moment[code], place >= np.floor(share * length))]
 
 
 def _uniform(key: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ import yaml
 from pipelines.data import DataError, dvc
 from pipelines.progress import say
 
-ROOMS: Final = ("trail", "world", "models", "intake", "pipelines")
+ROOMS: Final = ("trail", "world", "models", "intake", "logbook", "monitoring", "pipelines")
 FILES: Final = ("dvc.yaml", ".dvcignore")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 

@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data" / "installation"
 FULL = bool(os.environ.get("TRAILWATCH_FULL"))
-ROOMS = ("trail", "world", "models", "intake", "pipelines")
+ROOMS = ("trail", "world", "models", "intake", "logbook", "monitoring", "pipelines")
 
 
 @dataclass(frozen=True)
