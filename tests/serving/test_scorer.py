@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from intake.master import read_sites
-from intake.read import load_scans
 from logbook import Kind
 from logbook.opened import open_log
 from serving.history import HistoryError, SiteEntry
@@ -20,11 +19,8 @@ from serving.rows import Rows
 from serving.scorer import NO_HISTORY, Judged, Scorer
 from serving.settings import Settings
 from tests.behaviour.champions import Champion
-from trail.facts import Context
-from trail.features import encode
+from tests.serving.held_out import held_out_scans, pipelines_features
 from trail.scan import Scans
-
-SCANS = 2500
 
 
 class Watched(Scorer):
@@ -39,17 +35,7 @@ class Watched(Scorer):
 
 @pytest.fixture(scope="module")
 def held_out(champion: Champion) -> Scans:
-    """Whole lots of the test part, tampered with."""
-    sites = read_sites(champion.home / "work" / "validated" / "sites.csv")
-    scans = load_scans(champion.home / "work" / "labelled" / "test.parquet", sites).scans
-    lots, first = np.unique(scans.lot, return_index=True)
-    picked, total = [], 0
-    for lot in lots[np.argsort(first)]:
-        picked.append(lot)
-        total += int((scans.lot == lot).sum())
-        if total >= SCANS:
-            break
-    return scans.take(np.isin(scans.lot, picked))
+    return held_out_scans(champion)
 
 
 @pytest.fixture
@@ -88,11 +74,7 @@ def pipeline(scorer: Watched, scans: Scans, bundle_folder: Path) -> np.ndarray:
     """Features of the scans by the pipeline's own call, in their order."""
     model = scorer._judge.panel().champion
     assert model is not None
-    sites = read_sites(bundle_folder / "sites.csv")
-    encoded = encode(scans, Context(sites, model.bundle.network, model.registry))
-    features = np.empty_like(encoded.features)
-    features[encoded.trails.order] = encoded.features
-    return features
+    return pipelines_features(model, scans, read_sites(bundle_folder / "sites.csv"))
 
 
 def test_in_order_whole_timestamps_give_the_pipelines_features(
