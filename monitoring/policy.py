@@ -411,6 +411,21 @@ def finished(
     return Change(replace(policy, episode=episode), notes=(("trained", {"episode": number}),))
 
 
+def renumbered(policy: Policy, number: int, at_us: int) -> Change:
+    """The number of an episode that waits for its delivery was used before (the state was lost).
+
+    It asks again under the next number; the budget counts it once.
+    """
+    policy = _at(policy, at_us)
+    episode = _asked(policy, number)
+    if episode is None or episode.started_us is not None:
+        return Change(policy)
+    episode = replace(episode, number=policy.last_episode + 1)
+    after = replace(policy, episode=episode, last_episode=episode.number)
+    note = ("renumbered", {"from": number, "to": episode.number})
+    return Change(after, request=Request(episode), notes=(note,))
+
+
 def acked(policy: Policy, who: str, at_us: int) -> Change:
     """A person has seen it: nobody is asked any more."""
     policy = _at(policy, at_us)

@@ -231,6 +231,15 @@ def test_events_of_another_run_change_nothing():
     assert p.finished(now, 9, True, now.at_us).policy == now
 
 
+def test_a_number_that_was_used_before_is_left_to_its_owner():
+    now = p.renumbered(requested(), 1, 2 * DAY)
+    assert now.request.episode.number == 2
+    assert now.policy.requests == requested().requests
+    assert p.renumbered(now.policy, 1, 3 * DAY).request is None
+    running = p.started(now.policy, 2, 3 * DAY).policy
+    assert p.renumbered(running, 2, 3 * DAY).request is None
+
+
 def test_a_state_of_another_format_is_refused():
     with pytest.raises(ValueError, match="format"):
         Policy.from_json(of().to_json().replace('"format": 1', '"format": 2'))
