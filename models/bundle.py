@@ -26,6 +26,10 @@ from trail.verdict import Verdicts
 DIGEST_FILE: Final = "digest.json"
 FEATURES_FILE: Final = "features.json"
 
+BATCH_SCANS: Final = 256
+"""Scans that the network sees at a time, padding included: a larger batch pads more, and leaves the
+processor's caches."""
+
 
 class BundleError(ValueError):
     """A bundle that must not be used."""
@@ -128,7 +132,9 @@ class Bundle:
         def forward(batch: Float32) -> Float32:
             return np.asarray(self._session.run(None, {"features": batch})[0])
 
-        return self._calibration(windows.run(features, offsets, self.length, forward))
+        return self._calibration(
+            windows.run(features, offsets, self.length, forward, most_scans=BATCH_SCANS)
+        )
 
     def judge(
         self, features: Float32, offsets: npt.NDArray[np.int64], findings: Findings
