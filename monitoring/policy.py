@@ -75,7 +75,6 @@ class Limits:
         budget: (period, most requests within it).
         backoff_us: after the first rejected challenger, doubled for each further one of a champion.
         most_backoff_us: and never more than this.
-        settle_us: what a promotion may take after its run has succeeded.
         most_snooze_us: the longest snooze.
         new_boxes, new_days, new_labels: what a new site needs before it is worth a retraining.
     """
@@ -86,7 +85,6 @@ class Limits:
     budget: tuple[tuple[int, int], ...] = ((7 * DAY, 1), (30 * DAY, 2))
     backoff_us: int = 14 * DAY
     most_backoff_us: int = 112 * DAY
-    settle_us: int = 900 * SECOND
     most_snooze_us: int = 30 * DAY
     new_boxes: int = 20
     new_days: int = 3
@@ -318,8 +316,7 @@ def evaluated(policy: Policy, reading: Reading, limits: Limits = DEFAULTS) -> Ch
     """
     if reading.version != policy.version:
         return Change(policy)
-    waited = elapsed(policy, reading.at_us, limits)
-    policy = waited.policy
+    policy = _at(policy, reading.at_us)
     ready = tuple(
         f"new_location {site.site}" for site in reading.sites if site.status(limits) == "ready"
     )
@@ -336,24 +333,23 @@ def evaluated(policy: Policy, reading: Reading, limits: Limits = DEFAULTS) -> Ch
         calibrated=reading.calibrated,
         alarms=policy.alarms + entered,
     )
-    notes = list(waited.notes)
+    notes: list[tuple[str, dict[str, Any]]] = []
     if level != policy.level:
         notes.append(("level", {"from": policy.level, "to": level, "columns": list(alarming)}))
     decided = _decided(after, limits)
-    return replace(decided, closed=decided.closed or waited.closed, notes=(*notes, *decided.notes))
+    return replace(decided, notes=(*notes, *decided.notes))
 
 
-def elapsed(policy: Policy, at_us: int, limits: Limits = DEFAULTS) -> Change:
-    """Time has passed: a run that succeeded and brought no promotion was rejected."""
+def unpromoted(policy: Policy, number: int, at_us: int, limits: Limits = DEFAULTS) -> Change:
+    """The run of an episode succeeded, and no promotion followed: its challenger was refused.
+
+    How long to wait for the promotion is a matter of real time, and so the caller's.
+    """
     policy = _at(policy, at_us)
-    episode = policy.episode
-    if (
-        episode is not None
-        and episode.trained_us is not None
-        and policy.at_us >= episode.trained_us + limits.settle_us
-    ):
-        return _unsuccessful(policy, episode, "rejected", "its challenger was refused", limits)
-    return Change(policy)
+    episode = _asked(policy, number)
+    if episode is None or episode.trained_us is None:
+        return Change(policy)
+    return _unsuccessful(policy, episode, "rejected", "its challenger was refused", limits)
 
 
 def champion(policy: Policy, version: str, at_us: int, limits: Limits = DEFAULTS) -> Change:

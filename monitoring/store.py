@@ -247,6 +247,11 @@ class Transaction:
         """The wall clock's time of this step."""
         return self._at_us
 
+    @property
+    def now_us(self) -> int:
+        """The policy's time of this step."""
+        return self.monitor.now_us if self.monitor.clock == "event" else self._at_us
+
     def apply(self, change: Change) -> None:
         """Take over a change of the policy: its state, request, report and notes."""
         self.monitor.policy = change.policy
@@ -303,8 +308,10 @@ class Transaction:
             sa.update(_REQUESTS).where(_REQUESTS.c.dag_run_id == dag_run_id).values(**values)
         )
 
-    def report(self, episode: int, **values: Any) -> None:
-        """Change a report."""
+    def report(self, episode: int, number: int | None = None, **values: Any) -> None:
+        """Change the report on an episode, or give it to another number."""
+        if number is not None:
+            values["episode"] = number
         self._connection.execute(
             sa.update(_REPORTS)
             .where(_REPORTS.c.model == self.monitor.model, _REPORTS.c.episode == episode)
@@ -560,9 +567,15 @@ def open_store(url: str, model: str, create: bool = False) -> Store:
     return Store(engine, model, name)
 
 
-def default_url(home: Path, model: str) -> str:
-    """URL of a model's drift state where no other is named: SQLite beside the prediction log."""
-    return f"sqlite:{home / 'state' / model / 'drift.db'}"
+def default_url(log_url: str) -> str:
+    """URL of the drift state where no other is named: beside the prediction log.
+
+    That is a file in the same folder, or tables of their own in the same PostgreSQL database.
+    """
+    kind, _, place = log_url.partition(":")
+    if kind != "sqlite":
+        return log_url
+    return f"sqlite:{_path(place).with_name('drift.db')}"
 
 
 def dag_run_id(model: str, version: str, episode: int) -> str:
@@ -573,7 +586,7 @@ def dag_run_id(model: str, version: str, episode: int) -> str:
 def _address(url: str) -> tuple[sa.URL, Path | None]:
     kind, _, place = url.partition(":")
     if kind == "sqlite" and place:
-        path = Path(place.removeprefix("///") if place.startswith("///") else place)
+        path = _path(place)
         return sa.URL.create("sqlite", database=str(path)), path
     if kind in ("postgresql", "postgres") and place.startswith("//"):
         try:
@@ -584,6 +597,11 @@ def _address(url: str) -> tuple[sa.URL, Path | None]:
         f"the URL of the drift state has the kind {kind!r}; "
         "give sqlite:<file> or postgresql://user:password@host:port/database"
     )
+
+
+def _path(place: str) -> Path:
+    """As `logbook.opened` reads it: sqlite:<file>, or as SQLAlchemy has it, sqlite:///<file>."""
+    return Path(place.removeprefix("///") if place.startswith("///") else place)
 
 
 def _engine(address: sa.URL) -> sa.Engine:

@@ -126,12 +126,13 @@ def test_drift_in_the_cooldown_waits_and_then_asks():
 
 
 def test_a_success_without_a_promotion_is_a_rejected_challenger():
-    now = p.finished(p.started(requested(), 1, 2 * DAY).policy, 1, True, 3 * DAY).policy
-    soon = p.elapsed(now, 3 * DAY + DEFAULTS.settle_us - 1)
-    assert soon.closed is None
-    late = p.elapsed(now, 3 * DAY + DEFAULTS.settle_us)
+    now = p.started(requested(), 1, 2 * DAY).policy
+    assert p.unpromoted(now, 1, 3 * DAY).closed is None
+    now = p.finished(now, 1, True, 3 * DAY).policy
+    late = p.unpromoted(now, 1, 4 * DAY)
     assert late.closed[1] == "rejected"
     assert "refused" in late.policy.person
+    assert p.unpromoted(late.policy, 1, 5 * DAY).closed is None
 
 
 def test_rejected_challengers_back_off_ever_longer_and_ask_for_a_person():
@@ -250,7 +251,7 @@ _events = st.lists(
     st.tuples(
         st.sampled_from(
             ["read"] * 6
-            + ["start", "succeed", "fail", "promote", "ack", "snooze", "dry", "retrain"]
+            + ["start", "succeed", "fail", "refuse", "promote", "ack", "snooze", "dry", "retrain"]
         ),
         st.integers(-3 * DAY, 6 * DAY) | st.integers(0, HOUR),
         _scores,
@@ -273,6 +274,8 @@ def _applied(policy: Policy, kind: str, at: int, score: float, yes: bool) -> p.C
         return p.started(policy, number, at)
     if kind in ("succeed", "fail"):
         return p.finished(policy, number, kind == "succeed", at)
+    if kind == "refuse":
+        return p.unpromoted(policy, number, at)
     if kind == "promote":
         return p.champion(policy, str(int(policy.version) + (1 if yes else -1)), at)
     if kind == "ack":

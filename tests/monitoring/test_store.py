@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
-        return default_url(tmp_path, "trailwatch")
+        return f"sqlite:{tmp_path / 'state' / 'drift.db'}"
     return request.getfixturevalue("server").url()
 
 
@@ -207,7 +207,7 @@ def test_history_is_read_in_pages_and_pruned(store: Store, monkeypatch: pytest.M
 
 
 def test_a_state_that_is_not_there_is_not_made_by_readers(tmp_path: Path):
-    url = default_url(tmp_path, "trailwatch")
+    url = f"sqlite:{tmp_path / 'state' / 'drift.db'}"
     with pytest.raises(StoreError, match="python -m monitoring"):
         open_store(url, "trailwatch")
     assert list(tmp_path.iterdir()) == []
@@ -220,7 +220,7 @@ def test_a_model_without_a_monitor_is_told_so(store: Store):
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path):
-    url = default_url(tmp_path, "trailwatch")
+    url = f"sqlite:{tmp_path / 'state' / 'drift.db'}"
     open_store(url, "trailwatch", create=True).close()
     with sqlite3.connect(url.removeprefix("sqlite:")) as connection:
         connection.execute("UPDATE drift_schema SET version = 99")
@@ -244,6 +244,12 @@ def test_a_password_is_never_shown():
     with pytest.raises(StoreError) as told:
         open_store("postgresql://me:secret@127.0.0.1:1/x", "trailwatch", create=True)
     assert "secret" not in str(told.value)
+
+
+def test_the_state_lies_beside_the_log():
+    assert default_url("sqlite:state/m/log.db") == "sqlite:state/m/drift.db"
+    assert default_url("sqlite:////var/log.db") == "sqlite:/var/drift.db"
+    assert default_url("postgresql://h/d") == "postgresql://h/d"
 
 
 def test_ids_of_runs_are_what_airflow_takes():
