@@ -20,7 +20,7 @@ ML := $(IN_ML) .venv/bin/python -m
 
 # Variables of a job, each handed on only when it has a value. The shell reads them from the
 # environment, so that values with spaces or quotes arrive as they are.
-export DATA SITES LEGS REGISTRY MODEL FILE OUT PORT HISTORY
+export DATA SITES LEGS REGISTRY MODEL FILE OUT PORT HISTORY VERSION MODE BY WHY
 option = $${$(2):+--$(1) "$$$(2)"}
 
 # Nothing here reports to anybody.
@@ -72,6 +72,16 @@ serve: $(ML_READY) ## answer over HTTP [PORT= MODEL= SITES= REGISTRY= HISTORY=]
 	@exec env $(IN_ML) .venv/bin/python -m serving $(call option,port,PORT) \
 		$(call option,model,MODEL) $(call option,sites,SITES) \
 		$(call option,registry,REGISTRY) $(call option,history,HISTORY)
+
+.PHONY: promote
+promote: $(ML_READY) ## may the challenger be champion? [MODEL= VERSION= MODE= BY= WHY=]
+	@$(ML) pipelines.promote $(call option,model,MODEL) $(call option,version,VERSION) \
+		$(call option,mode,MODE) $(call option,by,BY) $(call option,why,WHY)
+
+.PHONY: rollback
+rollback: $(ML_READY) ## back to the champion before [MODEL= BY= WHY=]
+	@$(ML) pipelines.promote --rollback $(call option,model,MODEL) \
+		$(call option,by,BY) $(call option,why,WHY)
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 DIGEST_TAG: Final = "bundle_digest"
+PREVIOUS_TAG: Final = "previous_champion"
+"""Tag of a registered model: the version that a rollback leads back to."""
 DEFAULT_STORE: Final = "mlflow.db"
 INSIDE: Final = "artifacts/bundle"
 """Where a registered model keeps its bundle."""
@@ -102,6 +104,35 @@ def alias(store: MlflowClient, model: str, name: str) -> str | None:
     """Version that an alias of a model points to, or None."""
     found = behind(store, model, name)
     return found.number if found else None
+
+
+def find_version(store: MlflowClient, model: str, number: str) -> Version | None:
+    """A version by its number, None where a model has no such version.
+
+    Raises:
+        MlflowException: the store cannot be asked.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = store.get_model_version(model, number)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return Version(str(found.version), str(found.tags.get(DIGEST_TAG, "")))
+
+
+def move_champion(store: MlflowClient, model: str, number: str, previous: str) -> None:
+    """Point the champion's alias to a version, and note which one a rollback leads back to.
+
+    MLflow asks nobody what the alias pointed to: only call it alone (`pipelines.promotion.moves`).
+    """
+    store.set_registered_model_alias(model, CHAMPION, number)
+    if previous:
+        store.set_registered_model_tag(model, PREVIOUS_TAG, previous)
+    elif PREVIOUS_TAG in store.get_registered_model(model).tags:
+        store.delete_registered_model_tag(model, PREVIOUS_TAG)
 
 
 def fetch(store: MlflowClient, model: str, name: str = CHAMPION) -> tuple[Path, str] | None:
