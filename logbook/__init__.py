@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class LogError(RuntimeError):
@@ -101,6 +101,7 @@ class Request:
 class Entry:
     """What one request adds: `scans[i]` was answered with `verdicts[i]`; further verdicts on
     scans already logged (`revised`) and by challengers (`shadow`) come beside it.
+    `monitored[i]` is what drift monitoring reads of `scans[i]`, or None; empty where none has it.
     """
 
     request: Request
@@ -108,6 +109,7 @@ class Entry:
     verdicts: list[LoggedVerdict]
     revised: list[tuple[LoggedScan, LoggedVerdict]] = field(default_factory=list)
     shadow: list[tuple[LoggedScan, LoggedVerdict]] = field(default_factory=list)
+    monitored: list[bytes | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,29 @@ class Record:
     def latest(self) -> LoggedVerdict:
         """What is said now: the last verdict that is no shadow."""
         return [v for _, _, v in self.verdicts if v.kind != Kind.SHADOW][-1]
+
+
+class Watched(NamedTuple):
+    """A scan as drift monitoring reads it.
+
+    Attributes:
+        id: number of the scan in the log.
+        received_us: when its request came.
+        time_us: event time.
+        lot: lot key.
+        location_id: as text.
+        digest: of the bundle that gave its answer, "" for the rules alone.
+        monitored: its monitored columns, little-endian float32; None where it has none: it is
+            older than they are, or was not judged by the model with its trail.
+    """
+
+    id: int
+    received_us: int
+    time_us: int
+    lot: int
+    location_id: str
+    digest: str
+    monitored: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +220,10 @@ class PredictionLog(Protocol):
         """Scans of some lots up to an id, in order of id: what was known then."""
 
     def since(self, last_id: int, limit: int) -> list[Record]:
-        """Scans with larger ids, in order: how monitoring and training read the log."""
+        """Scans with larger ids, in order: how training reads the log."""
+
+    def watched(self, last_id: int, limit: int) -> list[Watched]:
+        """Scans with larger ids, in order, with what monitoring reads of them."""
 
     def waiting(self, limit: int) -> list[Record]:
         """Scans that the history store has still to learn, oldest first."""

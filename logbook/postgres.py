@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from logbook import LogError
 from logbook.database import LIST, WAIT_S, Pool, Session
 from logbook.rows import Row
-from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation
+from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation, migration
 
 T = TypeVar("T")
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -178,14 +178,16 @@ class PostgresDatabase:
                 f"{self._name} has the encoding {encoding}; create the database with "
                 "ENCODING 'UTF8' TEMPLATE template0"
             )
-        if _version(connection) is None:
+        version = _version(connection)
+        if version is None or version < VERSION:
             # Locked before the transaction begins, which then sees what the one before made; the
             # end of the connection unlocks.
             connection.execute("SELECT pg_advisory_lock(%s)", (_CREATION_LOCK,))
             with connection.transaction():
-                if _version(connection) is None:  # nobody was quicker
-                    for statement in creation(_KINDS):
-                        connection.execute(statement)
+                version = _version(connection)  # somebody may have been quicker
+                made = creation(_KINDS) if version is None else []
+                for statement in made or migration(version or VERSION, _KINDS):
+                    connection.execute(statement)
         _check(connection, self._name)
 
     @contextmanager

@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
-from logbook import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, Request
+from logbook import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, Request, Watched
 
 Row = tuple[Any, ...]
 Identity = tuple[str, int, int, int, str]
@@ -120,7 +120,7 @@ class Prepared:
     Attributes:
         request: receipt, received_us, route, sites_version, degraded.
         identities: of each scan.
-        rest: lot, file_id, remembered, whole; of each scan.
+        rest: lot, file_id, remembered, whole, monitored; of each scan.
         given: of each scan.
         further: (scan, kind, verdict) of revised and shadow verdicts.
     """
@@ -141,6 +141,9 @@ class Prepared:
         """
         if len(entry.scans) != len(entry.verdicts):
             raise ValueError(f"{len(entry.scans)} scans with {len(entry.verdicts)} verdicts")
+        monitored = entry.monitored or [None] * len(entry.scans)
+        if len(monitored) != len(entry.scans):
+            raise ValueError(f"{len(entry.scans)} scans with {len(monitored)} monitored rows")
         lists = (
             (Kind.GIVEN, entry.verdicts),
             (Kind.REVISED, [verdict for _, verdict in entry.revised]),
@@ -155,9 +158,13 @@ class Prepared:
                 _request(entry.request),
                 identities,
                 [
-                    (*_THREE.unpack(_THREE.pack(scan.lot, scan.file_id, scan.remembered)), full)
-                    for scan, full in zip(
-                        entry.scans, map(whole, entry.scans, identities), strict=True
+                    (
+                        *_THREE.unpack(_THREE.pack(scan.lot, scan.file_id, scan.remembered)),
+                        full,
+                        watched,
+                    )
+                    for scan, full, watched in zip(
+                        entry.scans, map(whole, entry.scans, identities), monitored, strict=True
                     )
                 ],
                 [Said.of(verdict) for verdict in entry.verdicts],
@@ -205,6 +212,18 @@ def scan_of(row: Row) -> LoggedScan:
     else:
         epc, location_id = json.loads(in_full)
     return LoggedScan(epc, lot, event_id, location_id, op, time_us, file_id, bool(remembered))
+
+
+def watched_of(row: Row, digest: str) -> Watched:
+    """A scan as monitoring reads it.
+
+    Args:
+        row: id, received_us, time_us, lot, location_id, whole, monitored.
+        digest: of the bundle that judged it, as stored.
+    """
+    number, received_us, time_us, lot, location_id, in_full, monitored = row
+    place = restored(location_id) if in_full is None else json.loads(in_full)[1]
+    return Watched(number, received_us, time_us, lot, place, restored(digest), monitored)
 
 
 def subject(feedback: Feedback) -> str:

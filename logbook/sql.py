@@ -19,6 +19,7 @@ from logbook import (
     LoggedVerdict,
     Record,
     Request,
+    Watched,
 )
 from logbook.database import LIST, Database, Session
 from logbook.rows import (
@@ -35,6 +36,7 @@ from logbook.rows import (
     request_of,
     restored,
     scan_of,
+    watched_of,
 )
 
 _logger = logging.getLogger(__name__)
@@ -61,6 +63,12 @@ def _records(where: str, order: str = "s.id", scans: str = "scans") -> str:
 
 
 _SINCE: Final = _records("0 = 0", scans="(SELECT * FROM scans WHERE id > ? ORDER BY id LIMIT ?)")
+_WATCHED: Final = (
+    "SELECT v.origin, s.id, r.received_us, s.time_us, s.lot, s.location_id, s.whole, s.monitored "
+    "FROM (SELECT * FROM scans WHERE id > ? ORDER BY id LIMIT ?) s "
+    f"JOIN verdicts v ON v.scan = s.id AND v.kind = {_GIVEN} "
+    "JOIN requests r ON r.id = v.request ORDER BY s.id"
+)
 _WAITING: Final = _records(
     "0 = 0", scans="(SELECT * FROM scans WHERE remembered = 0 ORDER BY id LIMIT ?)"
 )
@@ -159,9 +167,9 @@ class SqlLog:
         if any(entry.further for entry in entries):
             known = {row[3:8]: row[0] for row in scans if taken is None or row[0] in taken}
             counts += _add_further(session, entries, requests, origins, known)
-        waiting = sum(1 for row in scans if not row[-2] and (taken is None or row[0] in taken))
+        waiting = sum(1 for row in scans if not row[-3] and (taken is None or row[0] in taken))
         if taken is not None:
-            late = {row[3:8] for row in scans if row[-2] and row[0] not in taken}
+            late = {row[3:8] for row in scans if row[-3] and row[0] not in taken}
             waiting -= _remember(session, list(_numbers(session, late).values()))
         session.change(
             "UPDATE counters SET request = request + ?, scan = scan + ?, "
@@ -238,6 +246,10 @@ class SqlLog:
 
     def since(self, last_id: int, limit: int) -> list[Record]:
         return self._ask(_SINCE, last_id, limit)
+
+    def watched(self, last_id: int, limit: int) -> list[Watched]:
+        rows = self._database.read(lambda session: session.rows(_WATCHED, (last_id, limit)))
+        return [watched_of(row[1:], self._origin(row[0])[1]) for row in rows]
 
     def waiting(self, limit: int) -> list[Record]:
         return self._ask(_WAITING, limit)
@@ -337,9 +349,12 @@ class SqlLog:
         )
 
     def _said(self, origin: int, numbers: bytes, evidence: str) -> Said:
-        if origin not in self._origin_of:  # another process met it first
+        return Said(self._origin(origin), numbers, evidence)
+
+    def _origin(self, number: int) -> Origin:
+        if number not in self._origin_of:  # another process met it first
             self._know(self._database.read(lambda session: session.rows("SELECT * FROM origins")))
-        return Said(self._origin_of[origin], numbers, evidence)
+        return self._origin_of[number]
 
 
 def _add_requests(session: Session, entries: list[Prepared], last: int) -> tuple[list[int], int]:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from logbook import LogError
 from logbook.database import LIST, WAIT_S, Pool, Session
 from logbook.rows import Row
-from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation
+from logbook.tables import COLUMNS, CONFLICTS, VERSION, creation, migration
 
 T = TypeVar("T")
 
@@ -166,11 +166,13 @@ class SqliteDatabase:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         _use_wal(connection)
-        if _version(connection) is None:
+        version = _version(connection)
+        if version is None or version < VERSION:
             connection.execute("BEGIN IMMEDIATE")
-            if _version(connection) is None:  # nobody was quicker
-                for statement in creation(_KINDS, "WITHOUT ROWID"):
-                    connection.execute(statement)
+            version = _version(connection)  # somebody may have been quicker
+            made = creation(_KINDS, "WITHOUT ROWID") if version is None else []
+            for statement in made or migration(version or VERSION, _KINDS):
+                connection.execute(statement)
             connection.execute("COMMIT")
         _check(connection, self._name)
         connection.execute("BEGIN IMMEDIATE")  # SQLite opens a file that it may only read, too

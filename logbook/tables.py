@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
-"""Of this layout; a log of a newer one is refused."""
+VERSION: Final = 2
+"""Of this layout; a log of an older one is brought up to it, one of a newer one is refused."""
 
 Kinds = dict[str, str]
 
@@ -49,6 +49,7 @@ COLUMNS: Final[dict[str, Kinds]] = {
         "file_id": "int",
         "remembered": "int",
         "whole": "text",
+        "monitored": "bytes",
     },
     "origins": {
         "id": "int",
@@ -87,7 +88,7 @@ CONFLICTS: Final = {
 }
 """What makes a row the same row, by table. A number given out twice is none of these: an error."""
 
-_NULL: Final = {("scans", "whole")}
+_NULL: Final = {("scans", "whole"), ("scans", "monitored")}
 _CONSTRAINTS: Final = {
     "log_schema": "",
     "counters": "PRIMARY KEY (id)",
@@ -105,6 +106,21 @@ _INDEXES: Final = (
     "CREATE INDEX scans_event ON scans (event_id, id) WHERE event_id >= 0",
     "CREATE INDEX scans_waiting ON scans (id) WHERE remembered = 0",
 )
+
+
+_STEPS: Final = {2: ("ALTER TABLE scans ADD COLUMN monitored {bytes}",)}
+"""What leads from the layout before to one of a version."""
+
+
+def migration(version: int, kinds: Kinds) -> list[str]:
+    """The statements that bring a log of an older version up to this one; none for this one."""
+    steps = [step for to in range(version + 1, VERSION + 1) for step in _STEPS[to]]
+    if not steps:
+        return []
+    return [
+        *(step.format_map(kinds) for step in steps),
+        f"UPDATE log_schema SET version = {VERSION}",
+    ]
 
 
 def creation(kinds: Kinds, clustered: str = "") -> list[str]:

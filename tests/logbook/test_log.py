@@ -64,6 +64,28 @@ def test_what_is_appended_is_read_back(log: PredictionLog):
     assert log.request("b") is None
 
 
+def test_what_monitoring_reads_of_a_scan(log: PredictionLog):
+    far = scan(3, location_id="a place with a very long name " * 9)
+    blobs = [bytes([i]) * 104 for i in range(2)]
+    log.append(entry("a", [scan(1), far], at=17, monitored=blobs))
+    log.append(entry("b", [scan(1), scan(4), scan(5)], at=18, monitored=[b"x", None, b"y"]))
+    log.append(entry("c", [scan(6)], at=19, shadow=[(scan(6), verdict(Kind.SHADOW, 9))]))
+    told = log.watched(0, 10)
+    assert [(t.time_us, t.lot, t.location_id) for t in told] == [
+        (s.time_us, s.lot, s.location_id) for s in (scan(1), far, scan(4), scan(5), scan(6))
+    ]
+    assert [t.monitored for t in told] == [*blobs, None, b"y", None]
+    assert [t.received_us for t in told] == [17, 17, 18, 18, 19]
+    assert {t.digest for t in told} == {"d" * 64}
+    assert [t.id for t in told] == [record.id for record in log.since(0, 10)]
+    assert log.watched(told[1].id, 2) == told[2:4]
+
+
+def test_as_many_monitored_rows_as_scans_or_none(log: PredictionLog):
+    with pytest.raises(ValueError, match="2 scans with 1 monitored"):
+        log.append(entry("a", [scan(1), scan(2)], monitored=[b""]))
+
+
 def test_a_request_without_scans_is_known(log: PredictionLog):
     log.append(entry("empty", []))
     assert log.request("empty") == (entry("empty", []).request, [])
@@ -463,6 +485,37 @@ def test_a_log_durable_against_power_loss_works(url: str):
     again = open_log(url)
     assert [record.scan for record in again.since(0, 9)] == [scan(1)]
     again.close()
+
+
+def as_of_version_1(url: str) -> None:
+    """Take away what later versions have added to a log."""
+    undone = ["ALTER TABLE scans DROP COLUMN monitored", "UPDATE log_schema SET version = 1"]
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite:")) as connection:
+            for statement in undone:
+                connection.execute(statement)
+        connection.close()
+    else:
+        with psycopg.connect(url) as connection:
+            for statement in undone:
+                connection.execute(statement)
+
+
+def test_a_log_of_an_older_schema_is_brought_up_to_this_one(url: str):
+    log = open_log(url)
+    log.append(entry("old", [scan(1)]))
+    log.close()
+    as_of_version_1(url)
+    openers = [threading.Thread(target=lambda: open_log(url).close()) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    log = open_log(url)
+    log.append(entry("new", [scan(2)], monitored=[b"\x01\x02"]))
+    assert [told.monitored for told in log.watched(0, 9)] == [None, b"\x01\x02"]
+    assert [record.scan for record in log.since(0, 9)] == [scan(1), scan(2)]
+    log.close()
 
 
 def test_a_log_of_a_newer_schema_is_refused(url: str):
