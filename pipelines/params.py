@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,12 @@ def load(path: str | Path = "params.yaml") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{str(path)!r} holds no sections; write keys such as validate:")
     return Params(values, "", str(path))
+
+
+def digest(path: str | Path = "params.yaml") -> str:
+    """Hash of what the parameters say, whatever their order and comments.
+
+    Raises:
+        ParamsError: the file is missing, or is no mapping.
+    """
+    return hashlib.sha256(json.dumps(load(path), sort_keys=True).encode()).hexdigest()

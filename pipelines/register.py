@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ROOT: Final = Path(__file__).parent.parent
+_OF_A_RUN: Final = {"dag_id": "TRAILWATCH_DAG_ID", "dag_run_id": "TRAILWATCH_RUN_ID"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,9 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, default=Path("models/weights"))
     parser.add_argument("--metrics", type=Path, default=Path("metrics.json"))
     parser.add_argument("--out", type=Path, default=Path("work/bundle"))
+    parser.add_argument(
+        "--as-is", action="store_true", help="register the bundle that --out holds already"
+    )
     asked = parser.parse_args(argv)
     model = params.load()["register"]["model"]
-    assemble(asked.weights, asked.out)
+    if not asked.as_is:
+        assemble(asked.weights, asked.out)
     register(model, asked.out, asked.metrics)
     return 0
 
@@ -72,6 +78,9 @@ def register(model: str, folder: Path, metrics: Path) -> str:
         say(f"register: {model} version {version} is the challenger")
     else:
         say(f"register: {model} version {version} holds this bundle already")
+        for name, value in _run_tags().items():
+            if name not in store.get_model_version(model, version).tags:
+                store.set_model_version_tag(model, version, name, value)
     store.set_registered_model_alias(model, CHALLENGER, version)
     reason = _vacant(store, model)
     if reason:
@@ -132,6 +141,15 @@ def _tags(folder: Path, digest: str, metrics: Path) -> dict[str, str]:
         figures = json.loads(metrics.read_text())
         tags["map_lstm"] = str(figures["map"]["lstm"])
     tags["params"] = hashlib.sha256((folder / "params.json").read_bytes()).hexdigest()
+    return {**tags, **_run_tags()}
+
+
+def _run_tags() -> dict[str, str]:
+    """Which settings, and which run of a DAG, where there is one."""
+    tags = {"params_hash": params.digest()}
+    for tag, variable in _OF_A_RUN.items():
+        if os.environ.get(variable):
+            tags[tag] = os.environ[variable]
     return tags
 
 

@@ -135,7 +135,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _git(*words: str) -> str:
+    # A run of the DAG works in a clone of its own, which may differ from the home.
+    place = Path.cwd() if Path(".git").exists() else home()
     done = subprocess.run(
-        ["git", "-C", str(home()), *words], check=True, capture_output=True, text=True
+        ["git", "-C", str(place), *words], check=True, capture_output=True, text=True
     )
     return done.stdout.strip()

@@ -2,7 +2,8 @@
 
 `verdicts.csv` or `verdicts.parquet` in the data folder, with the columns `epc_code, location_id,
 event_type, event_time` (or just `event_id`), `anomaly` (a wire name), `verdict` (right or wrong:
-is it this anomaly?), and for people `analyst` and `why`.
+is it this anomaly? unknown: then the scan does not count for it, neither in training nor in
+measuring), and for people `analyst` and `why`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from pipelines.parts import LabelSource
 from trail.scan import ANOMALIES, Scans
 
 _NAMES: Final = ("verdicts.csv", "verdicts.tsv", "verdicts.parquet")
-_WORDS: Final = {"right": 1, "true": 1, "1": 1, "wrong": 0, "false": 0, "0": 0}
+_UNKNOWN: Final = -1
+_WORDS: Final = {
+    "right": 1,
+    "true": 1,
+    "1": 1,
+    "wrong": 0,
+    "false": 0,
+    "0": 0,
+    "unknown": _UNKNOWN,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ def _add(said: Said, path: Path, i: int, row: dict[str, object]) -> None:
     if anomaly not in ANOMALIES:
         raise ValueError(f"{path}, row {i}: anomaly {anomaly!r}; write one of {list(ANOMALIES)}")
     if word not in _WORDS:
-        raise ValueError(f"{path}, row {i}: verdict {word!r}; write right or wrong")
+        raise ValueError(f"{path}, row {i}: verdict {word!r}; write right or wrong, or unknown")
     entry = (ANOMALIES.index(anomaly), _WORDS[word])
     if "event_id" in row:
         said.by_event.setdefault(int(str(row["event_id"])), []).append(entry)
@@ -89,9 +99,17 @@ def override(
         return
     for i in np.flatnonzero(np.isin(event_id, list(said.by_event))):
         for k, value in said.by_event[int(event_id[i])]:
-            target[i, k], source[i] = value, LabelSource.ANALYST
+            _override(target, source, int(i), k, value)
     if said.by_scan:
         for i in np.flatnonzero(np.isin(scans.time_us, [time for _, time in said.by_scan])):
             key = (scans.codes.text[int(scans.epc[i])].as_py(), int(scans.time_us[i]))
             for k, value in said.by_scan.get(key, []):
-                target[i, k], source[i] = value, LabelSource.ANALYST
+                _override(target, source, int(i), k, value)
+
+
+def _override(
+    target: npt.NDArray[np.int8], source: npt.NDArray[np.integer], i: int, k: int, value: int
+) -> None:
+    target[i, k] = value
+    if value != _UNKNOWN:
+        source[i] = LabelSource.ANALYST
