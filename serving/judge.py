@@ -27,8 +27,8 @@ from intake.master import read_registry, read_sites
 from models import registry as model_registry
 from models.bundle import Bundle, BundleError
 from models.registry import CHALLENGER, CHAMPION
+from models.watcher import Watcher
 from serving.settings import Settings
-from serving.watcher import Watcher
 from trail.epc import EpcTable, mix, parse
 from trail.facts import BoundContext, Context
 from trail.features import Encoded, encode

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from intake.errors import IntakeError
 from intake.master import write_registry
 from models import bundle, registry
+from models.watcher import Watcher
 from serving.judge import ROOT, Judge, Model, Panel
 from serving.settings import Settings
-from serving.watcher import Watcher
 from tests.models.small_bundles import environment, registered, small_bundle, some_scans
 from tests.trail.small import REGISTRY, SITES, code
 from trail.epc import parse
