@@ -83,6 +83,18 @@ rollback: $(ML_READY) ## back to the champion before [MODEL= BY= WHY=]
 	@$(ML) pipelines.promote --rollback $(call option,model,MODEL) \
 		$(call option,by,BY) $(call option,why,WHY)
 
+.PHONY: up
+up: $(ML_READY) $(AIRFLOW_READY) ## bring up the platform: Airflow, MLflow, serving, monitor
+	@$(ML) deploy up
+
+.PHONY: status
+status: $(ML_READY) ## show the platform's services and how they are
+	@$(ML) deploy status
+
+.PHONY: down
+down: $(ML_READY) ## stop the platform
+	@$(ML) deploy down
+
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
 	@$(ML) pytest -n $(WORKERS) --dist loadfile --ignore=tests/dags $(chosen) tests
