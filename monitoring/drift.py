@@ -346,13 +346,16 @@ class Comparison:
     """Distances between windows and a reference."""
 
     def __init__(
-        self, reference: Reference, cells: Int64 | None = None, level_n: Int64 | None = None
+        self,
+        reference: Reference,
+        cells: npt.NDArray[Any] | None = None,
+        level_n: Int64 | None = None,
     ) -> None:
         """Prepare a reference, or a part of it.
 
         Args:
             reference: the reference.
-            cells: int64 (strata, c, CELLS), scans of the part by cell; None is all.
+            cells: (strata, c, CELLS), scans of the part by cell; None is all.
             level_n: int64 (l,), scans of the part by level of `location`; None is all.
         """
         counts = reference.cells if cells is None else cells
@@ -379,15 +382,15 @@ class Comparison:
         weights = (levels / total).astype(np.float32) @ self._stratum
         return np.asarray((weights @ self._share).reshape(len(levels), *self._shape))
 
-    def __call__(self, counts: Int64, levels: Int64) -> Float64:
+    def __call__(self, counts: npt.NDArray[Any], levels: Int64) -> Float64:
         """Distances of t windows, float64 (t, c + 1), `location` last; 0 for an empty window.
 
         Args:
-            counts: int64 (t, c, CELLS), scans by cell.
+            counts: (t, c, CELLS), scans by cell.
             levels: int64 (t, l), scans by level of `location`.
         """
         n = levels.sum(axis=1)
-        some = np.maximum(n, 1)
+        some = np.maximum(n, 1).astype(np.float32)
         gap = counts / some[:, None, None] - self.expected(levels)
         distance = np.empty((len(counts), len(self._numeric) + 1))
         numeric = self._numeric

@@ -2,9 +2,9 @@
 
 A value is coded to one of `CELLS` cells. The cells lie between quantiles of the reference; a value
 that many scans share is a cell of its own, as is every value of a column with few. Distances on
-cells then equal those on values where a column has few values, and are at most 1/`CUTS` smaller
-elsewhere. Sites have their own distributions, so that a window is compared with what the reference
-saw at the window's sites: a change of the mix of sites shows in `location` only.
+cells equal those on values where a column has few values, and are hardly smaller elsewhere. Sites
+have their own distributions, so that a window is compared with what the reference saw at the
+window's sites: a change of the mix of sites shows in `location` only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Kind = Literal["numeric", "categorical"]
 
 VERSION: Final = 1
 """Of the files of a reference; one of another version is refused."""
-CUTS: Final = 120
-"""Most cuts of a column; a KS distance on cells is at most 1/120 smaller than on values."""
+CUTS: Final = 62
+"""Most cuts of a column; a KS distance on cells is at most 1/(CUTS - 1) smaller than on values."""
 CELLS: Final = CUTS + 2
 """Cells of a column: one up to each cut, one beyond the last, and the last for missing values."""
 STRATA: Final = 96
@@ -516,13 +516,22 @@ def coded(columns: Float32, cuts: Float32, used: Int32) -> UInt8:
     return codes
 
 
-def counted(codes: UInt8, group: npt.NDArray[Any], groups: int) -> Int64:
-    """How many of the n scans of each group lie in each cell, int64 (groups, c, CELLS)."""
-    c = codes.shape[1]
-    total = np.zeros((groups, c, CELLS), np.int64)
+def counted(
+    codes: UInt8, group: npt.NDArray[Any], groups: int, rows: npt.NDArray[Any] | None = None
+) -> Int64:
+    """How many of the n scans of each group lie in each cell, int64 (groups, c, CELLS).
+
+    Args:
+        codes: uint8 (m, c), cells.
+        group: (n,), numbers below `groups`.
+        groups: how many groups.
+        rows: (n,), rows of `codes`; None is each once.
+    """
+    total = np.empty((groups, codes.shape[1], CELLS), np.int64)
     base = group.astype(np.int64) * CELLS
-    for i in range(c):
-        found = np.bincount(base + codes[:, i], minlength=groups * CELLS)
+    for i in range(codes.shape[1]):
+        code = codes[:, i] if rows is None else codes[:, i][rows]
+        found = np.bincount(base + code, minlength=groups * CELLS)
         total[:, i] = found.reshape(groups, CELLS)
     return total
 
