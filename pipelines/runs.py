@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--answer", choices=("approve", "reject"), help="of a person, for `promote`"
     )
-    parser.add_argument("--by", default="somebody", help="who answered")
+    parser.add_argument("--by", default="somebody", help="who gave that answer")
     return parser
 
 
