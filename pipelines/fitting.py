@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from pipelines.progress import Progress
 from trail.scan import ANOMALIES
 
 Report = Callable[[int, Mapping[str, float]], None]
+
+LOSSES: Final = ("bce", "focal")
+FOCAL_GAMMA: Final = 2.0
 
 
 @dataclass
@@ -142,6 +145,25 @@ def validation_ap(network: lstm.TrailLSTM, part: Part, device: torch.device) -> 
     return found
 
 
+def elementwise(
+    logits: torch.Tensor, target: torch.Tensor, settings: Mapping[str, Any]
+) -> torch.Tensor:
+    """Loss of each logit: `bce`, or `focal`, which weighs what is judged well already down
+    (Lin et al., 2017, with gamma 2 and no class weights).
+
+    Raises:
+        ValueError: the loss is neither.
+    """
+    kind = settings.get("loss", "bce")
+    if kind not in LOSSES:
+        raise ValueError(f"train.loss is {kind!r}; write {' or '.join(LOSSES)}")
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if kind == "bce":
+        return each
+    # exp(-bce) is the probability that was given to the truth.
+    return (1 - torch.exp(-each)) ** FOCAL_GAMMA * each
+
+
 class _Resident:
     """The training part on the device; a batch is a gather, nothing is copied ahead."""
 
@@ -194,9 +216,7 @@ class _Resident:
         counted = (target >= 0) & torch.from_numpy(real).to(self._device)[:, :, None]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             logits = network(self._features[index])
-        each = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits.float(), target.clamp(min=0).float(), reduction="none"
-        )
+        each = elementwise(logits.float(), target.clamp(min=0).float(), self._settings)
         return (each * counted).sum() / counted.sum().clamp(min=1) * len(ANOMALIES)
 
     def _rate(self, optimiser: torch.optim.Optimizer, epoch: float) -> None:

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ROOT: Final = Path(__file__).parent.parent
-_OF_A_RUN: Final = {"dag_id": "TRAILWATCH_DAG_ID", "dag_run_id": "TRAILWATCH_RUN_ID"}
+_OF_A_RUN: Final = {
+    "dag_id": "TRAILWATCH_DAG_ID",
+    "dag_run_id": "TRAILWATCH_RUN_ID",
+    "as_of": "TRAILWATCH_AS_OF",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ SKIPPED: Final = 99
 KEEP_DAYS: Final = 7
 """How long the workspace of a run that failed is kept, for another try."""
 PROMOTION: Final = "promotion.json"
+_NUMBERS: Final = ("window_days", "epochs", "trials")
 _DAY_S: Final = 86_400
 
 
@@ -61,14 +62,14 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
         options: `window_days` (whole days, at least 1), `as_of` (a date), `epochs` (at least 1),
             `champion` (the version that is expected to be champion), `force` (train though
             nothing is new), `promotion` (auto, approval or never), `model` (to register under
-            another name); null is as if left out.
+            another name), `trials` (of a sweep, at least 1); null is as if left out.
 
     Raises:
         RunError: one of them cannot be used.
     """
-    known = {"window_days", "as_of", "epochs", "champion", "force", "promotion", "model"}
+    known = {*_NUMBERS, "as_of", "champion", "force", "promotion", "model"}
     given = {name: value for name, value in options.items() if value is not None and name in known}
-    for name in ("window_days", "epochs"):
+    for name in _NUMBERS:
         value = given.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise RunError(f"{name} is {value!r}; give a whole number from 1")
@@ -134,6 +135,19 @@ def _promote(run: Run, asked: argparse.Namespace) -> None:
     say(json.dumps({**told, "refused_by": decided["refused_by"]}))
 
 
+def _trials(run: Run, _asked: argparse.Namespace) -> None:
+    _demand_workspace(run)
+    words = ["--study", f"{stage.model_of(run)}.{run.dag}.{run.name}"]
+    if "trials" in run.record["options"]:
+        words += ["--trials", str(run.record["options"]["trials"])]
+    found = run.folder / "best.json"
+    stage.execute(run, "trials", "-m", "pipelines.sweep", *words, "--out", str(found))
+    best = json.loads(found.read_text())
+    changes = {f"train.{name}": value for name, value in best["params"].items()}
+    told = f"Take trial {best['number']}: validation mAP {best['value']:.4f}"
+    runspace.change_params(run, changes, told)
+
+
 def _publish(run: Run, _asked: argparse.Namespace) -> None:
     _demand_workspace(run)
     publish.publish(run)
@@ -192,6 +206,7 @@ _TASKS: Final[dict[str, Callable[[Run, argparse.Namespace], None]]] = {
     "prepare": _prepare,
     "snapshot": _snapshot,
     "stage": _stage,
+    "trials": _trials,
     "promote": _promote,
     "publish": _publish,
     "clean": _clean,

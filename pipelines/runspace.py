@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import yaml
 
 from logbook.opened import default_url
@@ -165,6 +165,7 @@ class Run:
 
     def environment(self) -> dict[str, str]:
         """Environment of the run's processes: this one's, with this Python first on the path."""
+        as_of = self.record.get("options", {}).get("as_of")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "PYTHONPATH"))}
         return {
             # A server that is down is said to be down after seconds; the scheduler tries again.
@@ -174,6 +175,7 @@ class Run:
             "TRAILWATCH_HOME": str(self.places.home),
             "TRAILWATCH_DAG_ID": self.dag,
             RUN_ID: self.id,
+            **({"TRAILWATCH_AS_OF": as_of} if as_of else {}),
             "DVC_NO_ANALYTICS": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "GX_ANALYTICS_ENABLED": "false",
