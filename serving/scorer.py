@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from intake.master import read_sites
 from logbook import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
+from monitoring.reference import monitored
 from serving.history import History, HistoryError, Recall, SiteEntry
 from serving.judge import Judge, Model
 from serving.rows import Rows
@@ -42,6 +43,8 @@ CATCH_UP: Final = 1000
 """Scans that the history store is taught at a time after it was away."""
 SURE: Final = 75.0
 """Score from which a flag, and 100 minus which an all-clear, is given with high confidence."""
+_SOURCES: Final = (Source.RULES.value, Source.COLD.value, Source.MODEL.value)
+_CONFIDENCES: Final = ("low", "medium", "high")
 _BITS: Final = (1 << np.arange(len(ANOMALIES))).astype(np.uint8)
 _LOG: Final = logging.getLogger("trailwatch")
 
@@ -122,30 +125,33 @@ class Judged:
         """Flags as bits, uint8 (m,)."""
         return np.asarray((self.flag * _BITS).sum(axis=1, dtype=np.uint8))
 
-    def source(self, i: int) -> str:
-        """Who gave the verdict on scan i."""
+    def sources(self, at: Index) -> list[str]:
+        """Who gave the verdicts on some scans."""
         if self.degraded:
-            return NO_HISTORY
-        if self.judge_of(i) is None:
-            return Source.RULES.value
-        if self.cold[i]:
-            return Source.COLD.value
-        return (Source.RULES if self.by_rule[i].any() else Source.MODEL).value
+            return [NO_HISTORY] * len(at)
+        unjudged = self._unjudged(at)
+        by_rule = self.by_rule[at].any(axis=1)
+        kind = np.select([unjudged, self.cold[at], by_rule], [0, 1, 0], 2)
+        return [_SOURCES[k] for k in kind.tolist()]
 
-    def confidence(self, i: int) -> str:
-        """How much a verdict is worth.
+    def confidences(self, at: Index) -> list[str]:
+        """How much the verdicts on some scans are worth.
 
         Low: no model, no history or a cold trail, unless a hard rule spoke. High: a hard rule or a
         clear score, either way. Medium: the score is near the threshold, or the network that the
         model learned does not know the place.
         """
-        if float(self.findings.hard[i].max()) >= FLAG:
-            return "high"
-        if self.judge_of(i) is None or self.cold[i]:
-            return "low"
-        top = float(self.score[i].max())
-        clear = top >= SURE or top <= 100 - SURE
-        return "high" if clear and bool(self.known.site_known[i]) else "medium"
+        findings = Findings(self.findings.score[at], self.findings.reason[at])
+        hard = findings.hard.max(axis=1, initial=0) >= FLAG
+        low = self._unjudged(at) | self.cold[at]
+        top = self.score[at].max(axis=1, initial=0)
+        clear = ((top >= SURE) | (top <= 100 - SURE)) & self.known.site_known[at]
+        kind = np.select([hard, low, clear], [2, 0, 2], 1)
+        return [_CONFIDENCES[k] for k in kind.tolist()]
+
+    def _unjudged(self, at: Index) -> Bool:
+        """Which of some scans no model judged."""
+        return np.where(self.others[at], self.other is None, self.by is None)
 
 
 class Scorer:
@@ -234,8 +240,7 @@ class Scorer:
         judged = self.judged(recall, self._judge.panel().champion)
         revised = []
         at = judged.place[recall.at]
-        for i, record in zip(at.tolist(), records, strict=True):
-            verdict = _verdict(judged, i, Kind.REVISED)
+        for verdict, record in zip(_verdicts(judged, at, Kind.REVISED), records, strict=True):
             if _flags(verdict) != _flags(record.latest):
                 revised.append((replace(record.scan, remembered=True), verdict))
         if revised:
@@ -366,7 +371,7 @@ class Scorer:
             for i, found in zip(asked, self._log.given([logged[i] for i in asked]), strict=True):
                 before[i] = found
         fresh = [i for i in range(n) if before[i] is None]
-        verdicts = {i: _verdict(judged, int(at[i]), Kind.GIVEN) for i in fresh}
+        verdicts = dict(zip(fresh, _verdicts(judged, at[fresh], Kind.GIVEN), strict=True))
         receipts = {found[0] for found in before if found is not None}
         receipt = receipts.pop() if not fresh and len(receipts) == 1 else _receipt()
         revised = [] if recall is None or by != "model" else self._revised(recall, judged)
@@ -380,6 +385,7 @@ class Scorer:
                 Entry(
                     request, [logged[i] for i in fresh], [verdicts[i] for i in fresh],
                     [(scan, verdict) for _, scan, verdict in revised], other,
+                    [] if recall is None or by != "model" else _watched(judged, at[fresh]),
                 )
             )  # fmt: skip
         if recall is not None:
@@ -409,12 +415,15 @@ class Scorer:
         new = np.zeros(len(recall.scans), bool)
         new[recall.at[recall.new]] = True
         changed = (judged.said[judged.place] != recall.said) & ~new
-        found = []
-        for j in np.flatnonzero(changed).tolist():
-            i = int(judged.place[j])
-            scan = _logged_scan(judged.scans, judged.sites, i, int(recall.event_id[j]))
-            found.append((i, scan, _verdict(judged, i, Kind.REVISED)))
-        return found
+        rows = np.flatnonzero(changed)
+        places = judged.place[rows]
+        event_id = recall.event_id[rows].tolist()
+        scans = [
+            _logged_scan(judged.scans, judged.sites, i, event)
+            for i, event in zip(places.tolist(), event_id, strict=True)
+        ]
+        verdicts = _verdicts(judged, places, Kind.REVISED)
+        return list(zip(places.tolist(), scans, verdicts, strict=True))
 
     def _mark(self, judged: Judged, at: Index, recall: Recall) -> None:
         """Note in the store what was said, where that differs from what it has noted."""
@@ -463,32 +472,64 @@ def _logged(rows: Rows, judged: Judged, at: Index, remembered: bool) -> list[Log
     ]
 
 
-def _verdict(judged: Judged, i: int, kind: Kind) -> LoggedVerdict:
-    by = judged.judge_of(i)
-    flags = tuple(judged.flag[i].tolist())
-    evidence = ""
-    if any(flags):
-        evidence = verdict_sentence(
-            flags, i, judged.known, judged.findings, judged.scans, judged.sites
+def _verdicts(judged: Judged, at: Sequence[int] | Index, kind: Kind) -> list[LoggedVerdict]:
+    """Verdicts on some scans of a kind, by their places."""
+    at = np.asarray(at, dtype=np.intp)
+    numbers = (judged.score, judged.model, judged.rules)
+    columns = [[tuple(row) for row in values[at].tolist()] for values in numbers]
+    flagged = judged.flag[at].tolist()
+    return [
+        LoggedVerdict(
+            kind,
+            by.version if by is not None else "",
+            by.bundle.digest if by is not None else "",
+            source,
+            confidence,
+            score,
+            model,
+            rules,
+            verdict_sentence(
+                tuple(flagged[k]),
+                i,
+                judged.known,
+                judged.findings,
+                judged.scans,
+                judged.sites,
+            )
+            if any(flagged[k])
+            else "",
         )
-    return LoggedVerdict(
-        kind,
-        by.version if by is not None else "",
-        by.bundle.digest if by is not None else "",
-        judged.source(i),
-        judged.confidence(i),
-        tuple(judged.score[i].tolist()),
-        tuple(judged.model[i].tolist()),
-        tuple(judged.rules[i].tolist()),
-        evidence,
+        for k, (i, by, source, confidence, score, model, rules) in enumerate(
+            zip(
+                at.tolist(),
+                map(judged.judge_of, at.tolist()),
+                judged.sources(at),
+                judged.confidences(at),
+                *columns,
+                strict=True,
+            )
+        )
+    ]
+
+
+def _watched(judged: Judged, at: Index) -> list[bytes | None]:
+    """What monitoring reads of some scans; nothing where no model judged."""
+    if judged.by is None:
+        return []
+    scans = judged.scans
+    columns = monitored(
+        judged.features[at], scans.op[at], scans.time_us[at], judged.model[at], judged.flag[at]
     )
+    return [row.tobytes() for row in columns.astype("<f4", copy=False)]
 
 
 def _shadow(
     rival: Judged, theirs: Bool, fresh: Sequence[int], at: Index, logged: list[LoggedScan]
 ) -> list[tuple[LoggedScan, LoggedVerdict]]:
     """What the challenger says of the fresh scans of its share."""
-    return [(logged[i], _verdict(rival, int(at[i]), Kind.SHADOW)) for i in fresh if theirs[at[i]]]
+    asked = [i for i in fresh if theirs[at[i]]]
+    verdicts = _verdicts(rival, at[asked], Kind.SHADOW)
+    return [(logged[i], verdict) for i, verdict in zip(asked, verdicts, strict=True)]
 
 
 def _logged_scan(scans: Scans, sites: Sites, i: int, event_id: int) -> LoggedScan:
