@@ -27,6 +27,7 @@ from deploy.supervisor import GOOD, State, Supervisor, is_locked, locked
 
 _TICK_S: Final = 0.3
 _DOWN_S: Final = 90.0
+_GRACE_S: Final = 10.0
 _TAIL: Final = 12
 
 
@@ -308,12 +309,13 @@ def _end_leftovers(folder: Path) -> list[Member]:
     known = read(folder)
     needed = {need for one in known for need in one.needs}
     for last in (False, True):
+        asked = set()
         for one in known:
-            if (one.name in needed) == last and one.members:
-                service = next((m for m in one.members if m.pid == one.pid), None)
-                if service is not None:
-                    family.tell([service], signal.Signals(one.stop))
-        family.wait({m for one in known if (one.name in needed) == last for m in one.members}, 8.0)
+            main = next((member for member in one.members if member.pid == one.pid), None)
+            if main is not None and (one.name in needed) == last:
+                family.tell([main], signal.Signals(one.stop))
+                asked.add(main)
+        family.wait(asked, _GRACE_S)
     for _ in range(3):  # what is killed may have started more meanwhile
         left = _leftovers(folder)
         if not left:
