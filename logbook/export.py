@@ -29,8 +29,8 @@ SCHEMA: Final = pa.schema(
 and whether the latest verdict on it flags each type. `event_id` is null where there was none."""
 
 
-def scans(log: PredictionLog, upto: int) -> pa.Table:
-    """All logged scans with ids up to `upto`, in the order of the log.
+def scans(log: PredictionLog, upto: int, after: int = 0) -> pa.Table:
+    """Logged scans with ids above `after` and up to `upto`, in the order of the log.
 
     Returns:
         A table of `SCHEMA`; 0.3 KB of memory a scan.
@@ -38,11 +38,11 @@ def scans(log: PredictionLog, upto: int) -> pa.Table:
     Raises:
         LogError: the log cannot be read.
     """
-    return pa.Table.from_batches(list(_batches(log, upto)), schema=SCHEMA)
+    return pa.Table.from_batches(list(_batches(log, upto, after)), schema=SCHEMA)
 
 
-def _batches(log: PredictionLog, upto: int) -> Iterator[pa.RecordBatch]:
-    last = 0
+def _batches(log: PredictionLog, upto: int, after: int) -> Iterator[pa.RecordBatch]:
+    last = after
     while last < upto:
         page = log.since(last, PAGE)
         if not page:

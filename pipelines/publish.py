@@ -6,7 +6,7 @@ itself, so a person's checkout never moves under their feet.
 
 from __future__ import annotations
 
-from pipelines import snapshot
+from pipelines import runspace, snapshot
 from pipelines.progress import say
 from pipelines.runspace import Run, RunError
 
@@ -19,6 +19,7 @@ def publish(run: Run) -> str:
     Raises:
         RunError: the remote or the home repository cannot be reached.
     """
+    runspace.configure(run)  # the remote may have been corrected since
     made = [name for name in _MADE if (run.workspace / name).exists()]
     run.commit(f"Run {run.dag} {run.id}", *made)
     commit = run.git("rev-parse", "HEAD")

@@ -251,7 +251,7 @@ def prepare(run: Run, options: Mapping[str, Any]) -> None:
     words = ("git", "clone", "--quiet", "--no-checkout", str(run.places.home), str(run.workspace))
     run.call(*words, at=run.folder)
     run.git("checkout", "--quiet", "-B", run.branch, commit)
-    _configure(run)
+    configure(run)
     _installation(run)
     pin(run)
     _params(run, record["options"])
@@ -346,19 +346,28 @@ def _head(home: Path) -> str:
     return done.stdout.strip()
 
 
-def _configure(run: Run) -> None:
-    """The clone's own DVC settings: the shared cache, the remote, nothing outside its folder."""
-    home = run.places.home
-    cache = run.call(sys.executable, "-m", "dvc", "cache", "dir", at=home)
-    run.dvc("config", "--local", "--quiet", "cache.dir", cache)
-    run.dvc("config", "--local", "--quiet", "core.site_cache_dir", str(run.folder / "site-cache"))
-    remote = run.places.remote
-    configured = run.call(sys.executable, "-m", "dvc", "remote", "list", at=home)
-    if remote or not configured:
-        url = remote or str(home / "state" / "dvc-remote")
-        if "://" not in url:
-            url = str((home / url).resolve())
-        run.dvc("remote", "add", "--local", "--force", "--default", "--quiet", "runs", url)
+def configure(run: Run) -> None:
+    """The clone's own DVC settings: the shared cache, the remote, nothing outside its folder.
+
+    Raises:
+        RunError: the home's DVC cannot be used.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    home, given = run.places.home, run.places.remote
+    try:
+        theirs = Config(dvc_dir=str(home / ".dvc"))
+    except DvcException as error:
+        raise RunError(f"the settings of DVC in {home} cannot be read: {error}") from error
+    cache = theirs["cache"].get("dir") or home / ".dvc" / "cache"
+    lines = ["[core]", f"    site_cache_dir = {run.folder / 'site-cache'}"]
+    own = given or (not theirs["remote"] and str(home / "state" / "dvc-remote"))
+    if own:
+        url = own if "://" in own else str((home / own).resolve())
+        lines += ["    remote = runs", "['remote \"runs\"']", f"    url = {url}"]
+    lines += ["[cache]", f"    dir = {cache}", ""]
+    (run.workspace / ".dvc" / "config.local").write_text("\n".join(lines))
 
 
 def _installation(run: Run) -> None:
