@@ -76,6 +76,7 @@ class Limits:
         backoff_us: after the first rejected challenger, doubled for each further one of a champion.
         most_backoff_us: and never more than this.
         most_snooze_us: the longest snooze.
+        new_scans: scans at a new site from which it is a warning.
         new_boxes, new_days, new_labels: what a new site needs before it is worth a retraining.
     """
 
@@ -86,6 +87,7 @@ class Limits:
     backoff_us: int = 14 * DAY
     most_backoff_us: int = 112 * DAY
     most_snooze_us: int = 30 * DAY
+    new_scans: int = 50
     new_boxes: int = 20
     new_days: int = 3
     new_labels: int = 10
@@ -323,7 +325,7 @@ def evaluated(policy: Policy, reading: Reading, limits: Limits = DEFAULTS) -> Ch
     columns = [name for name in policy.alarming if not name.startswith("new_location ")]
     alarming = _in_alarm(columns, reading.retrain, limits) + ready
     warning = _in_alarm(policy.warning, reading.warn, limits)
-    level = _level(reading, alarming, warning)
+    level = _level(reading, alarming, warning, limits)
     entered = level == Level.DRIFT and policy.level != Level.DRIFT
     after = replace(
         policy,
@@ -486,12 +488,15 @@ def retrain(policy: Policy, who: str, at_us: int, limits: Limits = DEFAULTS) -> 
     return replace(change, opened=opened, notes=(*notes, *change.notes))
 
 
-def _level(reading: Reading, alarming: tuple[str, ...], warning: tuple[str, ...]) -> Level:
+def _level(
+    reading: Reading, alarming: tuple[str, ...], warning: tuple[str, ...], limits: Limits
+) -> Level:
     if alarming:
         return Level.DRIFT
     if not reading.warm:
         return Level.WARMING_UP
-    return Level.WARN if warning or reading.sites else Level.OK
+    strange = any(site.n >= limits.new_scans for site in reading.sites)
+    return Level.WARN if warning or strange else Level.OK
 
 
 def _in_alarm(

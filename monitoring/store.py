@@ -51,6 +51,7 @@ _MONITORS: Final = sa.Table(
     sa.Column("policy", sa.Text, nullable=False),
     sa.Column("offset", _BIG, nullable=False),
     sa.Column("seen_us", _BIG, nullable=False),
+    sa.Column("reread_us", _BIG, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("detector", sa.LargeBinary),
     sa.Column("reference", sa.Text, nullable=False),
@@ -185,6 +186,7 @@ class Monitor:
         policy: the state of its policy.
         offset: id of the last scan of the log that was read.
         seen_us: when that scan was received.
+        reread_us: scans received up to then were read before, from a log that was replaced.
         digest: of the champion's bundle, "" before one is known.
         detector: the detector's state, None before there is one; or where it was not asked for.
         reference: what is told of the reference: `id`, `n`, `clusters`, `days`; {} without one.
@@ -201,6 +203,7 @@ class Monitor:
     policy: Policy = field(default_factory=Policy)
     offset: int = 0
     seen_us: int = 0
+    reread_us: int = 0
     digest: str = ""
     detector: bytes | None = None
     reference: dict[str, Any] = field(default_factory=dict)
@@ -646,6 +649,7 @@ def _monitor(row: sa.Row[Any]) -> Monitor:
         policy=Policy.from_json(row.policy),
         offset=told["offset"],
         seen_us=row.seen_us,
+        reread_us=row.reread_us,
         digest=row.digest,
         detector=told.get("detector"),
         reference=json.loads(row.reference),
@@ -666,6 +670,7 @@ def _row(monitor: Monitor) -> dict[str, Any]:
         "policy": monitor.policy.to_json(),
         "offset": monitor.offset,
         "seen_us": monitor.seen_us,
+        "reread_us": monitor.reread_us,
         "digest": monitor.digest,
         "detector": monitor.detector,
         "reference": json.dumps(monitor.reference),

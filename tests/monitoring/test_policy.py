@@ -222,6 +222,11 @@ def test_a_new_site_asks_for_retraining_after_enough_boxes_days_and_labels(
         assert change.policy.level == Level.WARN
 
 
+def test_a_few_scans_at_a_new_site_are_no_warning():
+    few = NewSite("F9", 3, 1, 1, 0)
+    assert p.evaluated(of(), reading(DAY, sites=(few,))).policy.level == Level.OK
+
+
 def test_a_reading_of_another_champion_changes_nothing():
     assert p.evaluated(of(), reading(DAY, 9.0, version="6")).policy == of()
 
