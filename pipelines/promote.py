@@ -160,11 +160,12 @@ class Command:
         if not target:
             raise NothingToDoError(f"{self.model!r} has no earlier champion to go back to")
         self._usable(target)
+        ready = time.monotonic()
         self._moved(Kind.ROLLBACK, expected, target)
-        took = time.monotonic() - began
+        now = time.monotonic()
         say(
             f"promote: the champion of {self.model!r} is version {target} again, not {expected}; "
-            f"it took {took:.1f} s"
+            f"it took {now - began:.1f} s, the move itself {now - ready:.1f} s"
         )
 
     def _settled(self) -> str:

@@ -26,7 +26,7 @@ _MEASURES: Final = (("ap", "map", "AP", "mAP"), ("f_beta", "f_beta", "F-beta", "
 def forest(decision: Mapping[str, Any]) -> bytes:
     """The plot of a decision, a mapping as promotion.json holds it, as PNG bytes."""
     gates = {gate["name"]: gate for gate in decision["gates"]}
-    others = [g for g in decision["gates"] if g["name"] not in _of_gains(gates)]
+    others = [g for g in decision["gates"] if g["name"] not in ("loads", *_of_gains(gates))]
     rows = _rows(decision)
     with mpl.rc_context(STYLE):
         height = 1.3 + 0.24 * max(len(rows), len(others))
@@ -86,7 +86,7 @@ def _differences(
 
 def _bounds(axes: Axes, gates: Sequence[Mapping[str, Any]]) -> None:
     """How much of its bound each gate uses: left of 1 is passed."""
-    axes.set_title("Other gates: figure / bound (floors: bound / figure)", loc="left")
+    axes.set_title("Other gates: how much of its bound each uses", loc="left")
     axes.axvline(1, color=INK, lw=0.9)
     labels = []
     for i, gate in enumerate(gates):
@@ -101,7 +101,7 @@ def _bounds(axes: Axes, gates: Sequence[Mapping[str, Any]]) -> None:
         labels.append(f"{gate['name']}   {gate['figure']:.3g} / {gate['bound']:.3g}")
     axes.set_yticks(range(len(gates)), labels)
     axes.set(xlim=(0, 2), ylim=(len(gates) - 0.4, -0.6))
-    axes.set_xlabel("share of the bound that is used; 2 is 2 or more")
+    axes.set_xlabel("figure / bound, of floors bound / figure; 2 is 2 or more")
 
 
 def _used(gate: Mapping[str, Any]) -> float | None:
@@ -109,6 +109,8 @@ def _used(gate: Mapping[str, Any]) -> float | None:
     if figure is None or bound is None or gate["verdict"] == "not judged":
         return None
     part, whole = (bound, figure) if gate["at_least"] else (figure, bound)
+    if bound <= 0:  # of a difference: what is lost of what may be lost
+        part, whole = -min(figure, 0.0), -bound
     if part <= 0:
         return 0.0
     return float(part / whole) if whole > 0 else 2.0
