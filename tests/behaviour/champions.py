@@ -97,7 +97,7 @@ def trained(home: Path) -> Champion:
     """The default model, trained by the command that `make run` calls."""
     project(home)
     if not FULL:
-        world = ["--seed", "7", "--profile", "hard", "--scans", "250000"]
+        world = ["--seed", "7", "--profile", "hard", "--scans", "200000"]
         subprocess.run(
             [sys.executable, "-m", "world", "--out", "data", *world],
             cwd=home,
@@ -105,7 +105,7 @@ def trained(home: Path) -> Champion:
             check=True,
             capture_output=True,
         )
-        set_params(home, train__epochs=16, train__gbm__trees=80, evaluate__bootstrap=300)
+        set_params(home, train__epochs=8, train__gbm__trees=60, evaluate__bootstrap=300)
     champion = Champion(home, "trailwatch")
     champion.command("pipelines.run")
     return champion
@@ -115,7 +115,7 @@ def trained_on_korea(home: Path) -> Champion:
     """The model of a simulated world over a real installation's own sites and legs."""
     project(home)
     if not FULL:
-        set_params(home, train__epochs=12, train__gbm__trees=40, evaluate__bootstrap=200)
+        set_params(home, train__epochs=6, train__gbm__trees=25, evaluate__bootstrap=100)
     Champion(home, "trailwatch").command(
         "pipelines.run",
         *("--model", "korea"),
