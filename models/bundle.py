@@ -148,16 +148,7 @@ class Bundle:
             offsets: int64 (t + 1,), boundaries of the trails.
             findings: what the rules found in the same scans.
         """
-        column = {name: i for i, name in enumerate(FEATURES)}
-        probability = self.probabilities(features, offsets)
-        cold = _cold(features, column)
-        hard = findings.hard
-        soft = graded(probability, self.threshold)
-        rules = findings.score
-        score = np.where(cold[:, None], rules, np.maximum(soft, hard)).astype(np.float32)
-        flag = score >= FLAG
-        by_rule = flag & (cold[:, None] | (soft < FLAG))
-        return Verdicts(score, flag, by_rule, cold, probability)
+        return decided(self.probabilities(features, offsets), self.threshold, features, findings)
 
     def judge_lstm(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Verdicts:
         """Verdicts of the network alone, without the rules; arguments as for `judge`."""
@@ -178,6 +169,27 @@ class Bundle:
             raise BundleError(f"bundle {self.folder} has no svm.safetensors; train again")
         calibration, threshold = self._decision("svm")
         return _alone(calibration(svm_logits(self.folder, features)), threshold)
+
+
+def decided(
+    probability: Float32, threshold: Float32, features: Float32, findings: Findings
+) -> Verdicts:
+    """Final verdicts from the network's calibrated probabilities; see `Bundle.judge`.
+
+    Args:
+        probability: float32 (n, 5).
+        threshold: float32 (5,), the probabilities flagged from.
+        features: float32 (n, F).
+        findings: what the rules found in the same scans.
+    """
+    column = {name: i for i, name in enumerate(FEATURES)}
+    cold = _cold(features, column)
+    soft = graded(probability, threshold)
+    judged = np.maximum(soft, findings.hard)
+    score = np.where(cold[:, None], findings.score, judged).astype(np.float32)
+    flag = score >= FLAG
+    by_rule = flag & (cold[:, None] | (soft < FLAG))
+    return Verdicts(score, flag, by_rule, cold, probability)
 
 
 def _alone(probability: Float32, threshold: Float32) -> Verdicts:

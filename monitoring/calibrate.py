@@ -2,9 +2,9 @@
 
 The detector's own windows and distances are replayed on streams that are put together from the
 reference's own scans: half of its blocks play reference, the other half the stream. Blocks are
-boxes; or days, where days differ by more than their boxes; within their weekday, where weekdays
-differ; or whole weeks, where days resemble the day before. What makes honest traffic vary is so in
-the thresholds, whatever p-values would say of it.
+boxes, within their weekday where weekdays differ. Where days differ by more than their boxes let
+expect, days are drawn and then boxes of those days; where days resemble the day before, whole
+weeks of days. What makes honest traffic vary is so in the thresholds, whatever p-values would say.
 """
 
 from __future__ import annotations
@@ -48,17 +48,21 @@ REPLICATES: Final = 200
 """Streams behind the thresholds; as many others behind the estimate."""
 MOST_DAYS: Final = 63
 """Newest days of a reference that blocks are taken from."""
-MOST_ROWS: Final = 150_000
-"""Scans that boxes are taken from; the newest days that hold so many."""
+MOST_ROWS: Final = 100_000
+"""Scans that a replay takes blocks from, the newest days that hold so many, where it may choose."""
 WEEK: Final = 7
 _PERMUTATIONS: Final = 200
 _SIGNIFICANT: Final = 0.05
+_VERY_SIGNIFICANT: Final = 0.005
+"""Of resemblance to the day before: whole weeks cost most of what the reference can tell."""
 _TOP_SITES: Final = 8
 
 BOXES: Final = 200
 """Boxes that a calibration by box needs."""
-LEAST_DAYS: Final = {"box": 14, "day": 21, "weekday": 28}
+LEAST_DAYS: Final = {"box": 14, "weekday": 28, "day": 21}
 """Days that a calibration needs, by unit."""
+WEEKLY_DAYS: Final = 28
+"""The same where days are drawn for their weekday: four of each."""
 LEAST_WEEKS: Final = 8
 """Weeks that one by whole weeks needs."""
 
@@ -68,11 +72,14 @@ class Unit:
     """What is resampled.
 
     Attributes:
-        name: "box", "day" or "weekday".
+        name: "box"; "weekday", which is boxes within their weekday; or "day", which is days and
+            then boxes of these days.
+        weekly: days are drawn for their own weekday.
         days: consecutive days kept together, 1 or 7.
     """
 
-    name: Literal["box", "day", "weekday"]
+    name: Literal["box", "weekday", "day"]
+    weekly: bool = False
     days: int = 1
 
 
@@ -135,20 +142,24 @@ def calibrated(
 def thresholds(peaks: Float64, floor: Float64, target: float = TARGET) -> Float64:
     """Thresholds of windows and columns, float64 (w, c), that few streams reach anywhere.
 
-    Each column's own scale in each window is the median of its peaks; one factor for all of them is
-    chosen so that at most the target share of streams has any peak at its threshold, or above.
+    Each column in each window has its own middle and spread, the median of its peaks and how far
+    their 90th percentile lies above it. A threshold is the middle and so many spreads, as many for
+    all, that at most the target share of streams has any peak at its threshold or above. Middle and
+    spread come from every second stream, their number from the others: so no stream fits itself.
 
     Args:
         peaks: float64 (r, w, c), the largest distance of each stream.
         floor: float64 (c,), smallest thresholds.
         target: wanted share.
     """
-    scale = np.maximum(np.median(peaks, axis=0), 1e-3)
-    over = np.where(peaks >= floor, peaks / scale, 0).max(axis=(1, 2))
-    rank = int(np.ceil((1 - target) * (len(peaks) + 1))) - 1
-    factor = np.sort(over)[min(rank, len(over) - 1)]
+    middle, high = np.quantile(peaks[::2], (0.5, 0.9), axis=0)
+    spread = np.maximum(high - middle, np.maximum(0.1 * middle, 1e-3))
+    rest = peaks[1::2]
+    over = np.where(rest >= floor, (rest - middle) / spread, 0).max(axis=(1, 2))
+    rank = int(np.ceil((1 - target) * (len(rest) + 1))) - 1
+    factor = max(float(np.sort(over)[min(rank, len(over) - 1)]), 0.0)
     # Just above the chosen stream's own peak, which so is no alarm.
-    return np.asarray(np.maximum(floor, np.nextafter(scale * factor, np.inf) * (1 + 1e-9)))
+    return np.asarray(np.maximum(floor, (middle + spread * factor) * (1 + 1e-9)))
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -222,18 +233,19 @@ class Blocks:
 
     def count(self, unit: Unit) -> int:
         """Number of blocks."""
-        return self.boxes if unit.name == "box" else self.days // unit.days
+        return self.days // unit.days if unit.name == "day" else self.boxes
 
     def lacks(self, unit: Unit) -> str:
         """Why a calibration by this unit is not to be trusted; "" where it is."""
         with_scans = len(np.unique(self.day))
+        needed = WEEKLY_DAYS if unit.weekly else LEAST_DAYS[unit.name]
         if unit.days == WEEK and self.days < LEAST_WEEKS * WEEK:
             return (
                 f"days resemble the day before, so that whole weeks are resampled; "
                 f"{LEAST_WEEKS} are needed, there are {self.days / WEEK:.1f}"
             )
-        if self.days < LEAST_DAYS[unit.name]:
-            return f"{LEAST_DAYS[unit.name]} days are needed, there are {self.days}"
+        if self.days < needed:
+            return f"{needed} days are needed, there are {self.days}"
         if 2 * with_scans < self.days:
             return f"only {with_scans} of {self.days} days have scans"
         if self.boxes < BOXES:
@@ -243,22 +255,22 @@ class Blocks:
     def unit(self, rng: np.random.Generator) -> Unit:
         """What to resample, by permutation tests on the means of days.
 
-        Boxes are exchanged between days, days between weekdays, days in their order. Only what is
-        significant makes blocks larger.
+        Days are exchanged between weekdays, boxes between days (of one weekday), days in their
+        order. Only what is significant makes blocks larger.
         """
         sums, n = self._scores()
-        if not days_differ(sums, n, self._day_of_box(), self.days, rng):
-            return Unit("box")
-        means, weight = _means(sums, n, self._day_of_box(), self.days)
-        weekday = self.weekdays()
-        by_weekday = self.days >= 2 * WEEK and _differ(means, weight, weekday, WEEK, rng)
-        name: Literal["day", "weekday"] = "weekday" if by_weekday else "day"
-        groups = weekday if by_weekday else np.zeros(self.days, np.int64)
+        day_of_box, weekday = self.day_of_box(), self.weekdays()
+        means, weight = _means(sums, n, day_of_box, self.days)
+        weekly = self.days >= 2 * WEEK and _differ(means, weight, weekday, WEEK, rng)
+        groups = weekday if weekly else np.zeros(self.days, np.int64)
+        if not days_differ(sums, n, day_of_box, groups, rng):
+            return Unit("weekday" if weekly else "box", weekly)
         if self.days >= 2 * WEEK and _follow(means, weight, groups, rng):
-            return Unit("weekday", WEEK)
-        return Unit(name)
+            return Unit("day", weekly, WEEK)
+        return Unit("day", weekly)
 
-    def _day_of_box(self) -> Int64:
+    def day_of_box(self) -> Int64:
+        """Day of each box."""
         day = np.zeros(self.boxes, np.int64)
         day[self.box] = self.day
         return day
@@ -297,23 +309,32 @@ def _means(sums: Float64, n: Float64, day: Int64, days: int) -> tuple[Float64, F
     return np.asarray(means), np.asarray(weight, np.float64)
 
 
-def _significant(observed: Float64, permuted: Float64) -> bool:
+def _significant(observed: Float64, permuted: Float64, level: float = _SIGNIFICANT) -> bool:
     """Whether any of k statistics (k,) is larger than (p, k) permuted ones let expect."""
     every = np.vstack([observed, permuted])
     z = (every - permuted.mean(axis=0)) / np.maximum(permuted.std(axis=0), 1e-12)
     z = np.where(permuted.std(axis=0) > 1e-12, z, 0)
     largest = z.max(axis=1)
-    return bool((largest[1:] >= largest[0]).mean() < _SIGNIFICANT and largest[0] > 0)
+    return bool((largest[1:] >= largest[0]).mean() < level and largest[0] > 0)
 
 
-def days_differ(sums: Float64, n: Float64, day: Int64, days: int, rng: np.random.Generator) -> bool:
-    """Whether days differ by more than the boxes that fall into them."""
+def days_differ(
+    sums: Float64, n: Float64, day: Int64, group: Int64, rng: np.random.Generator
+) -> bool:
+    """Whether days of one group differ by more than the boxes that fall into them."""
+    boxes = [np.flatnonzero(group[day] == g) for g in np.unique(group)]
 
     def statistic(of_box: Int64) -> Float64:
-        means, weight = _means(sums, n, of_box, days)
+        means, weight = _means(sums, n, of_box, len(group))
         return np.asarray((weight[:, None] * means**2).sum(axis=0))
 
-    permuted = np.stack([statistic(rng.permutation(day)) for _ in range(_PERMUTATIONS)])
+    def shuffled() -> Int64:
+        other = day.copy()
+        for mine in boxes:
+            other[mine] = rng.permutation(day[mine])
+        return other
+
+    permuted = np.stack([statistic(shuffled()) for _ in range(_PERMUTATIONS)])
     return _significant(statistic(day), permuted)
 
 
@@ -352,7 +373,7 @@ def _follow(means: Float64, weight: Float64, group: Int64, rng: np.random.Genera
         return order
 
     permuted = np.stack([statistic(shuffled()) for _ in range(_PERMUTATIONS)])
-    return _significant(statistic(np.arange(len(rest))), permuted)
+    return _significant(statistic(np.arange(len(rest))), permuted, _VERY_SIGNIFICANT)
 
 
 class Stream(NamedTuple):
@@ -367,33 +388,23 @@ class Replay:
 
     def __init__(self, reference: Reference, blocks: Blocks, unit: Unit) -> None:
         """Index the blocks."""
+        if len(blocks.codes) > MOST_ROWS and unit.days == 1:
+            blocks = _newest(blocks, unit)
         self._reference, self._blocks, self._unit = reference, blocks, unit
-        if unit.name == "box" and len(blocks.codes) > MOST_ROWS:
-            blocks = _newest(blocks)
-            self._blocks = blocks
         self.usual = tuple(
             max(round(len(blocks.codes) / blocks.days * window.days), 1) if window.days else RECENT
             for window in WINDOWS
         )
-        day = blocks.day
-        self._starts = np.searchsorted(day, np.arange(blocks.days + 1))
-        group = day * blocks.strata + blocks.stratum[blocks.level]
-        if unit.name != "box":
-            shape = (blocks.days, -1)
-            self._cells = counted(blocks.codes, group, blocks.days * blocks.strata)
-            self._cells = self._cells.reshape(shape).astype(np.float32)
-            levels = len(reference.level_n)
-            self._levels = np.bincount(
-                day * levels + blocks.level, minlength=blocks.days * levels
-            ).reshape(shape)
-            slots = blocks.days * A_DAY
-            self._in_slot = counted(blocks.codes, blocks.slot, slots).astype(np.float32)
-            self._levels_in_slot = _by_group(blocks.level, blocks.slot, slots, levels)
-            return
-        by_box = np.argsort(blocks.box, kind="stable")
-        bounds = np.searchsorted(blocks.box[by_box], np.arange(blocks.boxes + 1))
-        self._rows_of_box, self._box_bounds = by_box, bounds
-        self._boxes_of_day = np.bincount(blocks._day_of_box(), minlength=blocks.days)
+        self._rows_of_box = np.argsort(blocks.box, kind="stable")
+        numbers = np.arange(blocks.boxes + 1)
+        self._bounds = np.searchsorted(blocks.box[self._rows_of_box], numbers)
+        day_of_box = blocks.day_of_box()
+        self._group_of_box = blocks.weekdays()[day_of_box] * int(unit.weekly)
+        self._boxes_of_day = np.split(
+            np.argsort(day_of_box, kind="stable"),
+            np.cumsum(np.bincount(day_of_box, minlength=blocks.days))[:-1],
+        )
+        self._levels = len(reference.level_n)
 
     def peaks(self, rng: np.random.Generator) -> Float64:
         """Largest distances over time of one stream, as thresholds see them: float64 (w, c + 1)."""
@@ -427,74 +438,77 @@ class Replay:
 
     def _stream(self, rng: np.random.Generator) -> tuple[Comparison, Float32, Int64, Stream]:
         """Half as a reference, and of the other half a stream: cells and levels of each slot."""
-        if self._unit.name == "box":
-            return self._of_boxes(rng)
-        days, other = self._drawn_days(rng)
-        shape = self._reference.cells.shape
-        cells: Float32 = (other.astype(np.float32) @ self._cells).reshape(shape)
-        half = Comparison(self._reference, cells, other.astype(np.int64) @ self._levels)
-        slot = (days[:, None] * A_DAY + np.arange(A_DAY)).ravel()
-        row = np.concatenate([np.arange(self._starts[d], self._starts[d + 1]) for d in days])
-        size = np.diff(self._starts)[days]
-        shift = np.repeat((np.arange(len(days)) - days) * A_DAY, size)
-        stream = Stream(row, self._blocks.slot[row] + shift)
-        return half, self._in_slot[slot], self._levels_in_slot[slot], stream
+        blocks = self._blocks
+        if self._unit.name == "day":
+            days, other_day = self._drawn_days(rng)
+            other = other_day[blocks.day_of_box()]
+            drawn = [rng.choice(b, len(b)) for b in (self._boxes_of_day[d] for d in days) if len(b)]
+            number = np.array([len(self._boxes_of_day[d]) for d in days])
+        else:
+            other = np.zeros(blocks.boxes, bool)
+            other[rng.permutation(blocks.boxes)[: blocks.boxes // 2]] = True
+            drawn, number = self._drawn_boxes(~other, rng)
+        rows = np.flatnonzero(other[blocks.box])
+        strata = blocks.stratum[blocks.level[rows]]
+        half = Comparison(
+            self._reference,
+            counted(blocks.codes, strata, blocks.strata, rows),
+            np.bincount(blocks.level[rows], minlength=self._levels),
+        )
+        stream = self._rows(np.concatenate(drawn), number)
+        slots = (WARM_UP + DAYS) * A_DAY
+        counts = counted(blocks.codes, stream.slot, slots, stream.row).astype(np.float32)
+        levels = _by_group(blocks.level[stream.row], stream.slot, slots, self._levels)
+        return half, counts, levels, stream
+
+    def _rows(self, drawn: Index, number: Int64) -> Stream:
+        """The scans of boxes that follow each other, `number` a day."""
+        start, stop = self._bounds[drawn], self._bounds[drawn + 1]
+        size = stop - start
+        offset = np.repeat(start - (np.cumsum(size) - size), size)
+        row = self._rows_of_box[np.arange(int(size.sum())) + offset]
+        day = np.repeat(np.repeat(np.arange(len(number)), number), size)
+        slot = day * A_DAY + self._blocks.slot[row] % A_DAY
+        by_slot = np.argsort(slot, kind="stable")
+        return Stream(row[by_slot], slot[by_slot])
+
+    def _drawn_boxes(self, mine: Bool, rng: np.random.Generator) -> tuple[list[Index], Int64]:
+        """Boxes for each day of a stream, of its weekday where that matters, and how many."""
+        weekday = self._blocks.weekdays() * int(self._unit.weekly)
+        drawn, first = [], int(rng.integers(WEEK))
+        number = np.zeros(WARM_UP + DAYS, np.int64)
+        for i in range(len(number)):
+            g = (first + i) % WEEK * int(self._unit.weekly)
+            pool = np.flatnonzero(mine & (self._group_of_box == g))
+            size = len(self._boxes_of_day[rng.choice(np.flatnonzero(weekday == g))])
+            if len(pool) and size:
+                drawn.append(rng.choice(pool, size))
+                number[i] = size
+        return drawn, number
 
     def _drawn_days(self, rng: np.random.Generator) -> tuple[Index, Bool]:
         """Days of a stream in their order, and which days (mask) play reference."""
-        days, weekday = self._blocks.days, self._blocks.weekdays()
-        length, block = WARM_UP + DAYS, self._unit.days
+        days, length, block = self._blocks.days, WARM_UP + DAYS, self._unit.days
         other = np.zeros(days, bool)
         if block > 1:
-            # Whole weeks, wherever they begin; what is left at the end stays with its week.
+            # Whole weeks, wherever they begin; what is left at the end stays with the last.
             week = np.minimum(np.arange(days) // block, max(days // block - 1, 0))
             weeks = rng.permutation(int(week.max()) + 1)
             other = np.isin(week, weeks[: len(weeks) // 2])
             drawn = rng.choice(weeks[len(weeks) // 2 :], -(-length // block))
             return (drawn[:, None] * block + np.arange(block)).ravel()[:length], other
-        group = weekday if self._unit.name == "weekday" else np.zeros(days, np.int64)
+        group = self._blocks.weekdays() * int(self._unit.weekly)
         for g in np.unique(group):
             held = rng.permutation(np.flatnonzero(group == g))
-            # Of an odd number, either half may have one more; a single day plays both.
-            at = (len(held) + int(rng.integers(2))) // 2
-            other[held[:at]] = True
+            # Of an odd number, either half may have one more.
+            other[held[: (len(held) + int(rng.integers(2))) // 2]] = True
         drawn = np.empty(length, np.intp)
         first = int(rng.integers(WEEK))
         for i in range(length):
-            g = (first + i) % WEEK if self._unit.name == "weekday" else 0
-            pool = np.flatnonzero((group == g) & ~other)
-            if not len(pool):
-                pool = np.flatnonzero(group == g) if (group == g).any() else np.arange(days)
-            drawn[i] = rng.choice(pool)
+            of_day = group == (first + i) % WEEK * int(self._unit.weekly)
+            pool = np.flatnonzero(of_day & ~other)
+            drawn[i] = rng.choice(pool if len(pool) else np.flatnonzero(of_day))
         return drawn, other
-
-    def _of_boxes(self, rng: np.random.Generator) -> tuple[Comparison, Float32, Int64, Stream]:
-        blocks, reference = self._blocks, self._reference
-        order = rng.permutation(blocks.boxes)
-        other, mine = order[: len(order) // 2], order[len(order) // 2 :]
-        plays = np.zeros(blocks.boxes, bool)
-        plays[other] = True
-        rows = np.flatnonzero(plays[blocks.box])
-        levels = len(reference.level_n)
-        half = Comparison(
-            reference,
-            counted(blocks.codes, blocks.stratum[blocks.level[rows]], blocks.strata, rows),
-            np.bincount(blocks.level[rows], minlength=levels),
-        )
-        length = WARM_UP + DAYS
-        number = rng.choice(self._boxes_of_day, length)
-        drawn = rng.choice(mine, int(number.sum()))
-        start, stop = self._box_bounds[drawn], self._box_bounds[drawn + 1]
-        size = stop - start
-        offset = np.repeat(start - (np.cumsum(size) - size), size)
-        row = self._rows_of_box[np.arange(int(size.sum())) + offset]
-        day = np.repeat(np.repeat(np.arange(length), number), size)
-        slot = day * A_DAY + blocks.slot[row] % A_DAY
-        by_slot = np.argsort(slot, kind="stable")
-        stream = Stream(row[by_slot], slot[by_slot])
-        counts = counted(blocks.codes, stream.slot, length * A_DAY, stream.row)
-        place = _by_group(blocks.level[stream.row], stream.slot, length * A_DAY, levels)
-        return half, counts.astype(np.float32), place, stream
 
     def _recent(self, stream: Stream, ends: Int64) -> tuple[Int64, Int64]:
         """The last RECENT scans at the end of each slot: cells and levels."""
@@ -504,16 +518,15 @@ class Replay:
         row = stream.row[at[held]]
         group = np.repeat(np.arange(len(ends)), held.sum(axis=1))
         counts = counted(self._blocks.codes, group, len(ends), row)
-        levels = len(self._reference.level_n)
-        return counts, _by_group(self._blocks.level[row], group, len(ends), levels)
+        return counts, _by_group(self._blocks.level[row], group, len(ends), self._levels)
 
 
-def _newest(blocks: Blocks) -> Blocks:
-    """The newest whole days with at most MOST_ROWS scans, but two weeks at least."""
+def _newest(blocks: Blocks, unit: Unit) -> Blocks:
+    """The newest whole days with at most MOST_ROWS scans, but as many days as the unit needs."""
     size = np.bincount(blocks.day, minlength=blocks.days)
     newer = np.cumsum(size[::-1])[::-1]
-    first = int(np.argmax(newer <= MOST_ROWS)) if (newer <= MOST_ROWS).any() else blocks.days - 1
-    first = max(min(first, blocks.days - 2 * WEEK), 0)
+    least = WEEKLY_DAYS if unit.weekly else LEAST_DAYS[unit.name]
+    first = max(min(int((newer > MOST_ROWS).sum()), blocks.days - least), 0)
     kept = blocks.day >= first
     return replace(
         blocks,

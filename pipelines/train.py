@@ -22,14 +22,15 @@ import numpy.typing as npt
 
 from models import bundle, gbm, oneclass, predict
 from models.calibration import Calibration
-from models.reference import reference
+from monitoring.calibrate import REPLICATES, calibrated
+from monitoring.reference import Reference
 from pipelines import fitting, params, tracking
 from pipelines.measures.blocks import scored_target
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
 from pipelines.parts import Part, load_part
 from pipelines.progress import Progress, say
-from trail.features import FEATURES
+from pipelines.traffic import span, traffic
 from trail.scan import ANOMALIES
 
 
@@ -59,9 +60,10 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     network = fitting.fit(learned, held, settings["train"], asked.checkpoints / key[:16], run.epoch)
     fitting.write(network, out)
     _baselines(learned, held, settings["train"], out)
-    _calibrate(load_part(asked.sequences, "calibration"), settings, out)
+    known = load_part(asked.sequences, "calibration")
+    _calibrate(known, settings, out)
     _context(asked, out, settings)
-    _reference(held, out)
+    _reference(asked, span(learned, known), settings["train"]["seed"], out)
     digest = bundle.seal(out)
     run.finish(digest, out)
     shutil.rmtree(asked.checkpoints / key[:16], ignore_errors=True)
@@ -161,11 +163,18 @@ def _context(asked: argparse.Namespace, out: Path, settings: Mapping[str, Any]) 
     _write_json(out / "params.json", made_by)
 
 
-def _reference(part: Part, out: Path) -> None:
-    """The drift reference, from honest scans of the newest part that training did not fit."""
-    honest = (part.target == 0).all(axis=1)
-    described = reference(part.features[honest], FEATURES, part.time_us[honest])
-    _write_json(out / "reference.json", described)
+def _reference(asked: argparse.Namespace, of: tuple[int, int], seed: int, out: Path) -> None:
+    """The drift reference, with thresholds, from the traffic after the training part."""
+    batch = traffic(out, asked.validated, *of)
+    if not len(batch):
+        say("train: no scans after the training part; there is no drift reference")
+        return
+    with Progress("drift reference", 2 * REPLICATES, "streams") as step:
+        made = calibrated(Reference.make(batch), batch, seed, progress=step)
+    made.save(out)
+    known, found = made.calibration, made.calibration.estimate
+    told = "no estimate" if found is None else f"{found:.0%} of honest months would alarm"
+    say(f"train: drift reference of {made.n:,} scans, {made.days} days: {known.status}, {told}")
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -12,7 +12,6 @@ import torch
 from models import bundle, gbm, lstm, oneclass, onnx
 from models.bundle import Bundle, BundleError, graded
 from models.calibration import Calibration
-from models.reference import reference
 from models.scoring import registry_that_applies, score
 from tests.trail.small import HONEST, REGISTRY, SITES, code, scans_of
 from trail import network
@@ -205,16 +204,3 @@ def test_boosting_is_written_as_text_and_learns(tmp_path):
     assert logits[target[:, 0] == 1, 0].min() >= logits[target[:, 0] == 0, 0].max()
     assert logits[target[:, 0] == 1, 0].mean() > logits[target[:, 0] == 0, 0].mean()
     assert (logits[:, 4] == -20).all()
-
-
-def test_reference_describes_levels_and_edges():
-    columns = np.stack([np.arange(1000) % 3, np.linspace(0, 1, 1000)], axis=1).astype(np.float32)
-    columns[0, 1] = np.nan
-    found = reference(columns, ("level", "edge"), np.arange(1000) * 86_400_000_000)
-    assert found["n"] == 1000
-    assert found["days"] == 999
-    assert found["columns"]["level"]["levels"] == [0, 1, 2]
-    assert sum(found["columns"]["level"]["shares"]) == pytest.approx(1)
-    edges = found["columns"]["edge"]["edges"]
-    assert edges == sorted(edges)
-    assert found["columns"]["edge"]["missing"] == pytest.approx(0.001)
