@@ -1,4 +1,4 @@
-"""The platform's databases on a PostgreSQL server: one each for Airflow, MLflow and the log.
+"""The platform's databases on a PostgreSQL server: for Airflow, MLflow, sweeps, and the log.
 
 python -m deploy.databases      makes those that are not there; the URL is TRAILWATCH_POSTGRES
 """
@@ -12,8 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 AIRFLOW: Final = "trailwatch_airflow"
 MLFLOW: Final = "trailwatch_mlflow"
+SWEEPS: Final = "trailwatch_sweeps"
 LOG: Final = "trailwatch_log"
-NAMES: Final = (AIRFLOW, MLFLOW, LOG)
+"""Of the prediction log, of drift's state and of the ledger of promotions."""
+NAMES: Final = (AIRFLOW, MLFLOW, SWEEPS, LOG)
 
 _CANNOT: Final = 2
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -60,7 +61,7 @@ def load(folder: Path) -> dict[str, str]:
         digest = hashlib.sha256(found["TRAILWATCH_API_KEY"].encode()).hexdigest()
         scopes = "score+read+feedback+admin"
         found["TRAILWATCH_API_KEY_ENTRY"] = f"platform:{scopes}:{digest}"
-        _write(path, found)
+        write(path, found)
     return found
 
 
@@ -77,11 +78,17 @@ def _read(path: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in pairs}
 
 
-def _write(path: Path, found: Mapping[str, str]) -> None:
+def write(path: Path, values: Mapping[str, str]) -> None:
+    """Write variables into a file for its owner alone; a shell can read it, and compose too."""
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in values.items()]
+    write_text(path, _HEADER + "".join(lines))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file for its owner alone, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.unlink(missing_ok=True)
-    text = _HEADER + "".join(f"{name}={value}\n" for name, value in found.items())
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()

@@ -256,6 +256,7 @@ def _say_where(settings: Settings, known: list[Known]) -> None:
         if one.url:
             print(f"  {one.name:<12} {one.url}")
     print(f"  passwords    {settings.folder / passwords.FILE} (users admin and bot in Airflow)")
+    print(f"  variables    {settings.folder / services.PROJECT} (for commands by hand)")
     print(f"  logs         {settings.logs}")
 
 

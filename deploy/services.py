@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from deploy import databases, embedded
+from deploy import databases, embedded, passwords
 from deploy.databases import url_of
 from deploy.settings import LOOPBACK, OWN_SERVER, ROOT, Settings
+
+PROJECT: Final = "project.env"
+"""File with the variables of `project`, for a person's shell."""
 
 _AIRFLOW_HEALTH: Final = "/api/v2/monitor/health"
 
@@ -282,11 +285,8 @@ def _airflow_environment(place: Place) -> dict[str, str]:
     return {
         "AIRFLOW_HOME": home,
         **{f"AIRFLOW__{name}": value for name, value in settings.items()},
-        **_project(place),
+        **project(place),
         "TRAILWATCH_ML_BIN": place.ml,
-        "TRAILWATCH_DVC_REMOTE": place.remote,
-        "TRAILWATCH_RUNS": place.runs,
-        **_quiet(),
     }
 
 
@@ -297,7 +297,7 @@ def _champion(place: Place) -> Service:
         command=(f"{place.ml}/python", "-m", "deploy.first_champion"),
         needs=("mlflow",),
         environment={
-            **_project(place),
+            **_served(place),
             "TRAILWATCH_STATE": place.state,
             "PATH": f"{place.ml}:/usr/local/bin:/usr/bin:/bin",
             **_paths(place),
@@ -319,7 +319,7 @@ def _serving(place: Place) -> Service:
         command=(f"{place.ml}/python", "-m", "serving"),
         needs=("databases", "mlflow", *(("redis",) if place.own_history else ())),
         environment={
-            **_project(place),
+            **_served(place),
             "TRAILWATCH_HOST": place.bind,
             "TRAILWATCH_PORT": str(port),
             "TRAILWATCH_HISTORY": history,
@@ -341,7 +341,7 @@ def _monitor(place: Place) -> Service:
         command=(f"{place.ml}/python", "-m", "monitoring"),
         needs=("databases", "mlflow"),
         environment={
-            **_project(place),
+            **_served(place),
             "TRAILWATCH_MONITOR_HOST": place.bind,
             "TRAILWATCH_MONITOR_PORT": str(port),
             "TRAILWATCH_AIRFLOW_URL": place.url("airflow-api", "airflow"),
@@ -356,8 +356,21 @@ def _monitor(place: Place) -> Service:
     )
 
 
-def _project(place: Place) -> dict[str, str]:
-    """Where the project, its log and its models are."""
+def project(place: Place) -> dict[str, str]:
+    """Where the project, its models and its logs are: for tasks, and for a person's commands."""
+    return {
+        **_served(place),
+        "TRAILWATCH_LEDGER": place.database(databases.LOG, ""),
+        "TRAILWATCH_SWEEPS": place.database(databases.SWEEPS, ""),
+        "TRAILWATCH_DVC_REMOTE": place.remote,
+        "TRAILWATCH_RUNS": place.runs,
+        "TRAILWATCH_SERVING_URL": place.url("serving", "serving"),
+        "TRAILWATCH_API_KEY": place.secret("TRAILWATCH_API_KEY"),
+        **_quiet(),
+    }
+
+
+def _served(place: Place) -> dict[str, str]:
     return {
         "TRAILWATCH_HOME": place.home,
         "TRAILWATCH_MODEL": place.model,
@@ -428,9 +441,10 @@ def prepare(settings: Settings, secrets: dict[str, str]) -> list[str]:
     for folder in (settings.logs, settings.runs, *map(settings.folder.joinpath, _KEPT)):
         folder.mkdir(parents=True, exist_ok=True)
     if settings.history == OWN_SERVER:
-        path = settings.folder / "redis.conf"
-        path.touch(mode=0o600)
-        path.write_text(f"requirepass {secrets['REDIS_PASSWORD']}\n")
+        line = f"requirepass {secrets['REDIS_PASSWORD']}\n"
+        passwords.write_text(settings.folder / "redis.conf", line)
+    variables = project(native(settings, secrets))
+    passwords.write(settings.folder / PROJECT, variables)
     if settings.postgres:
         return []
     return embedded.prepare(settings.folder / "postgres", secrets["POSTGRES_PASSWORD"])

@@ -45,7 +45,7 @@ class Settings:
         ml_bin: `TRAILWATCH_ML_BIN`: folder of the ML environment's programs.
         airflow_bin: `TRAILWATCH_AIRFLOW_BIN`: folder of the Airflow environment's programs.
         postgres: `TRAILWATCH_POSTGRES`: URL of a PostgreSQL server, "" for one of the platform's
-            own. Its user has to own, or be able to create, the three databases.
+            own. Its user has to own, or be able to create, the four databases.
         history: `TRAILWATCH_HISTORY`: as serving reads it, or `server` for a Valkey of the
             platform's own; "" is LMDB in the state folder.
         model: `TRAILWATCH_MODEL`: the registered model that serves.

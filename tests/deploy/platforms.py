@@ -88,14 +88,15 @@ class Platform:
         found = family.marked(str(self.settings.folder))
         return [process for m in family.Table().family(found) if (process := m.process())]
 
-    def airflow(self) -> httpx.Client:
+    @contextmanager
+    def airflow(self) -> Iterator[httpx.Client]:
         """A client of Airflow's API that has logged in as the bot."""
-        client = httpx.Client(base_url=self.settings.url("airflow"), timeout=60, trust_env=False)
-        password = self.secrets["AIRFLOW_BOT_PASSWORD"]
-        answer = client.post("/auth/token", json={"username": "bot", "password": password})
-        assert answer.status_code == 201, answer.text
-        client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-        return client
+        url, password = self.settings.url("airflow"), self.secrets["AIRFLOW_BOT_PASSWORD"]
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            answer = client.post("/auth/token", json={"username": "bot", "password": password})
+            assert answer.status_code == 201, answer.text
+            client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+            yield client
 
     def serving(self) -> httpx.Client:
         """A client of serving with the platform's key."""
