@@ -17,6 +17,7 @@ from deploy import compose, passwords, platform
 from deploy.settings import ROOT, DeployError, Settings
 
 _CANNOT: Final = 2
+_INTERRUPTED: Final = 130
 
 
 def main(words: list[str]) -> int:
@@ -35,6 +36,12 @@ def main(words: list[str]) -> int:
     except DeployError as error:
         print(error, file=sys.stderr)
         return _CANNOT
+    except PermissionError as error:
+        print(f"{error.filename} is another user's: run this as that user", file=sys.stderr)
+        return _CANNOT
+    except KeyboardInterrupt:
+        print("\nIt goes on without you: make status shows it, make down ends it.", file=sys.stderr)
+        return _INTERRUPTED
 
 
 def _run(command: str, patience_s: float) -> int:

@@ -268,6 +268,9 @@ def _airflow_environment(place: Place) -> dict[str, str]:
         "CORE__PARALLELISM": "4",
         # A paused DAG would let triggers queue without a word.
         "CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
+        # A task that was killed is tried again after a minute or two, not after five to ten.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
         # A new file is a DAG after this many seconds, not after five minutes.
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bot:op",
