@@ -188,7 +188,7 @@ def make(
         The files, the page first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [_evidently(folder / PAGE, reference, scans)]
+    files = [evidently_page(folder / PAGE, reference, scans)]
     features = evaluation["features"]
     worst = sorted(features, key=lambda name: -features[name]["score"])
     alarming = [name for name in worst if features[name]["score"] >= 1] or worst[:3]
@@ -198,7 +198,8 @@ def make(
     return files
 
 
-def _evidently(file: Path, reference: Reference, scans: Recent) -> Path:
+def evidently_page(file: Path, reference: Reference, scans: Recent) -> Path:
+    """Write Evidently's comparison of scans with the reference; returns the file."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
