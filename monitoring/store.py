@@ -336,8 +336,8 @@ class Transaction:
 
     def _ask(self, episode: Episode) -> None:
         conf = {
-            "model": self.monitor.model,
             "champion": episode.version,
+            "force": episode.manual,
             "episode": episode.number,
             "reason": list(episode.reason),
             "manual": episode.manual,

@@ -17,7 +17,10 @@ from starlette.responses import HTMLResponse, JSONResponse
 
 from logbook import LogError, PredictionLog
 from logbook.opened import open_log
+from monitoring.status import figures
+from monitoring.store import StoreError
 from serving import problems, rows, wire
+from serving.drift import Drift, drift_url, monitor_inside
 from serving.history import History, HistoryError
 from serving.history.keeping import wall_us
 from serving.history.opened import open_history
@@ -25,7 +28,7 @@ from serving.jobs import Jobs
 from serving.jobs.upload import REST_BYTES
 from serving.judge import Judge, Model
 from serving.limits import BodyLimit, Slots
-from serving.routes import Service, admin, explain, feedback, health, jobs, score, trails
+from serving.routes import Service, admin, drift, explain, feedback, health, jobs, score, trails
 from serving.scorer import Scorer
 from serving.security import PUBLIC, Gate, undecided
 from serving.settings import Settings, SettingsError
@@ -76,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.gate = Gate(settings)
     problems.install(app)
-    for topic in (score, jobs, trails, explain, feedback, health, admin):
+    for topic in (score, jobs, trails, explain, feedback, health, drift, admin):
         app.include_router(topic.router)
     _document(app)
     app.add_middleware(
@@ -113,8 +116,16 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
         files = Jobs(settings.uploads, settings, lambda: _folder(judge.panel().champion))
         files.start()
         stack.callback(files.stop)
+        watched = Drift(drift_url(settings), settings.model)
+        stack.callback(watched.close)
+        if settings.monitor == "inside":
+            monitor = monitor_inside(settings, lambda said: _LOG.warning("the monitor: %s", said))
+            monitor.start()
+            stack.callback(monitor.stop)
         slots = Slots(settings.concurrent)
-        service = Service(settings, metrics, slots, history, log, judge, scorer, thread, files)
+        service = Service(
+            settings, metrics, slots, history, log, judge, scorer, thread, files, watched
+        )
         metrics.states(lambda: states(service))
         yield service
 
@@ -201,7 +212,15 @@ def states(service: Service) -> list[State]:
             told.append(("trailwatch_jobs", "Jobs by state", {"state": state}, count))
     except (LogError, OSError) as error:
         _LOG.warning("metrics are incomplete: %s", error)
-    return told
+    return [*told, *_drift_states(service)]
+
+
+def _drift_states(service: Service) -> list[State]:
+    try:
+        return list(figures(service.drift.seen()))
+    except StoreError as error:
+        _LOG.debug("nothing is known of drift: %s", error)
+        return [("drift_state", "1 for the state that it is in", {"state": "blind"}, 1)]
 
 
 def _up(ping: Callable[[], None]) -> int:

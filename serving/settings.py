@@ -31,6 +31,10 @@ class Settings:
         registry: file of genuine products, "" for the bundle's own where it applies.
         history: `lmdb:<folder>`, `redis://host:port/db` (also `rediss://`), or `memory:`.
         log: `sqlite:<file>` or `postgresql://...`.
+        drift: URL of the monitor's state, `sqlite:<file>` or `postgresql://...`; "" for one beside
+            the log.
+        monitor: "apart" (`python -m monitoring` runs elsewhere, or nowhere) or "inside" (as a child
+            of this process).
         zone: IANA zone of times that name none.
         durable: "process" (against its death) or "power" (against power loss): of log and LMDB.
         poll_s: seconds between looks at the registry's aliases.
@@ -55,6 +59,8 @@ class Settings:
     registry: str = ""
     history: str = ""
     log: str = ""
+    drift: str = ""
+    monitor: str = "apart"
     zone: str = "UTC"
     durable: str = "process"
     poll_s: float = 10.0
@@ -92,7 +98,7 @@ class Settings:
         return replace(defaults, **values)._checked()  # type: ignore[arg-type]
 
     def _checked(self) -> Settings:
-        for name, allowed in (("durable", ("process", "power")), ("challenger", _CHALLENGER)):
+        for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 raise _wrong(name, value, f"give one of {', '.join(allowed)}")
@@ -125,7 +131,11 @@ class Settings:
         return self.home / "state" / self.model / "jobs"
 
 
-_CHALLENGER = ("off", "shadow", "ab")
+_CHOICES = {
+    "durable": ("process", "power"),
+    "challenger": ("off", "shadow", "ab"),
+    "monitor": ("apart", "inside"),
+}
 
 
 def _wrong(name: str, value: object, remedy: str) -> SettingsError:

@@ -20,7 +20,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Store = TypeVar("Store")
 State = tuple[str, str, dict[str, str], float]
-"""A gauge with labels: name, meaning, labels, value."""
+"""Name, meaning, labels, value; a counter where the name ends in `_total`, else a gauge."""
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the request being answered, "" outside of one."""
@@ -122,11 +122,12 @@ class _States(Collector):
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         for name, meaning, labels, value in self._status():
             family = families.get(name)
             if family is None:
-                family = families[name] = GaugeMetricFamily(name, meaning, labels=list(labels))
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = families[name] = kind(name, meaning, labels=list(labels))
             family.add_metric(list(labels.values()), value)
         return families.values()
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from starlette.requests import HTTPConnection
 
 from logbook import PredictionLog
+from serving.drift import Drift
 from serving.history import History
 from serving.jobs import Jobs
 from serving.judge import Judge
@@ -36,6 +37,7 @@ class Service:
         scorer: the core.
         thread: the one thread that the core runs in.
         jobs: large files.
+        drift: what the monitor sees.
     """
 
     settings: Settings
@@ -47,6 +49,7 @@ class Service:
     scorer: Scorer
     thread: Executor
     jobs: Jobs
+    drift: Drift
 
     async def in_core(self, call: Callable[..., T], *values: object) -> T:
         """Call the core in its thread."""

@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from serving.app import create_app
 from serving.settings import Settings
+from tests.monitoring.states import written
 from tests.serving.served import served
 
 EXAMPLES = 20
@@ -42,6 +43,8 @@ OPERATIONS = [
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("home")
+    state = f"sqlite:{home / 'state' / 'trailwatch' / 'drift.db'}"
+    written(state, 0.2, every_s=86_400)[0].close()
     limits = Settings(home=home, history="memory:", most_rows=50, most_body_mib=1)
     with served(limits) as (client, _):
         yield str(client.base_url)
