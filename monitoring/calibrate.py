@@ -1,10 +1,12 @@
 """Calibration: thresholds such that a stream without drift hardly ever alarms in 30 days.
 
 The detector's own windows and distances are replayed on streams that are put together from the
-reference's own scans: half of its blocks play reference, the other half the stream. Blocks are
-boxes, within their weekday where weekdays differ. Where days differ by more than their boxes let
-expect, days are drawn and then boxes of those days; where days resemble the day before, whole
-weeks of days. What makes honest traffic vary is so in the thresholds, whatever p-values would say.
+reference's own scans. Blocks are boxes, within their weekday where weekdays differ: half of them
+play reference, the other half the stream. Where days differ by more than their boxes let expect,
+days are drawn and then boxes of those days; where days resemble the day before, whole weeks. Of
+these there are few, so that the stream draws from all of them, and half as many, drawn with
+replacement, play reference: halves would hold too few extremes for 30 days to come. What makes
+honest traffic vary is so in the thresholds, whatever p-values would say.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ def calibrated(
     batch: Batch,
     seed: int = 0,
     replicates: int = REPLICATES,
+    held_out: int | None = None,
     unit: Unit | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Reference:
@@ -97,7 +100,8 @@ def calibrated(
         reference: made from `batch`.
         batch: the scans that the reference was made from.
         seed: of the streams.
-        replicates: streams behind the thresholds, and as many behind the estimate.
+        replicates: streams behind the thresholds.
+        held_out: streams behind the estimate; None is as many, and 0 gives no estimate.
         unit: what to resample; None finds out what the scans need.
         progress: called with the number of streams done since the last call.
     """
@@ -109,19 +113,22 @@ def calibrated(
     unit = blocks.unit(rng) if unit is None else unit
     reason = blocks.lacks(unit)
     replay = Replay(reference, blocks, unit)
-    peaks = np.empty((2 * replicates, len(WINDOWS), len(reference.measured)))
-    for i in range(2 * replicates):
+    held_out = replicates if held_out is None else held_out
+    peaks = np.empty((replicates + held_out, len(WINDOWS), len(reference.measured)))
+    for i in range(len(peaks)):
         peaks[i] = replay.peaks(np.random.default_rng((seed, i)))
         if progress is not None:
             progress(1)
     chosen, held = peaks[:replicates], peaks[replicates:]
     threshold = np.empty(peaks.shape[1:])
-    estimate, interval = {}, {}
+    estimate: dict[str, float | None] = {}
+    interval: dict[str, tuple[float, float] | None] = {}
     for tier in ("warn", "retrain"):
         mine = np.array([window.tier == tier for window in WINDOWS])
         threshold[mine] = thresholds(chosen[:, mine], reference.floor)
         alarms = int((held[:, mine] >= threshold[mine]).any(axis=(1, 2)).sum())
-        estimate[tier], interval[tier] = alarms / replicates, clopper_pearson(alarms, replicates)
+        estimate[tier] = alarms / held_out if held_out else None
+        interval[tier] = clopper_pearson(alarms, held_out) if held_out else None
     calibration = Calibration(
         status="insufficient_reference" if reason else "calibrated",
         reason=reason,
@@ -405,6 +412,7 @@ class Replay:
             np.cumsum(np.bincount(day_of_box, minlength=blocks.days))[:-1],
         )
         self._levels = len(reference.level_n)
+        self._starts = np.searchsorted(blocks.day, np.arange(blocks.days + 1))
 
     def peaks(self, rng: np.random.Generator) -> Float64:
         """Largest distances over time of one stream, as thresholds see them: float64 (w, c + 1)."""
@@ -440,15 +448,15 @@ class Replay:
         """Half as a reference, and of the other half a stream: cells and levels of each slot."""
         blocks = self._blocks
         if self._unit.name == "day":
-            days, other_day = self._drawn_days(rng)
-            other = other_day[blocks.day_of_box()]
+            days, other = self._drawn_days(rng)
             drawn = [rng.choice(b, len(b)) for b in (self._boxes_of_day[d] for d in days) if len(b)]
             number = np.array([len(self._boxes_of_day[d]) for d in days])
+            rows = np.concatenate([np.arange(self._starts[d], self._starts[d + 1]) for d in other])
         else:
-            other = np.zeros(blocks.boxes, bool)
-            other[rng.permutation(blocks.boxes)[: blocks.boxes // 2]] = True
-            drawn, number = self._drawn_boxes(~other, rng)
-        rows = np.flatnonzero(other[blocks.box])
+            plays = np.zeros(blocks.boxes, bool)
+            plays[rng.permutation(blocks.boxes)[: blocks.boxes // 2]] = True
+            drawn, number = self._drawn_boxes(~plays, rng)
+            rows = np.flatnonzero(plays[blocks.box])
         strata = blocks.stratum[blocks.level[rows]]
         half = Comparison(
             self._reference,
@@ -486,29 +494,26 @@ class Replay:
                 number[i] = size
         return drawn, number
 
-    def _drawn_days(self, rng: np.random.Generator) -> tuple[Index, Bool]:
-        """Days of a stream in their order, and which days (mask) play reference."""
+    def _drawn_days(self, rng: np.random.Generator) -> tuple[Index, Index]:
+        """Days of a stream in their order, and days that play reference."""
         days, length, block = self._blocks.days, WARM_UP + DAYS, self._unit.days
-        other = np.zeros(days, bool)
         if block > 1:
-            # Whole weeks, wherever they begin; what is left at the end stays with the last.
-            week = np.minimum(np.arange(days) // block, max(days // block - 1, 0))
-            weeks = rng.permutation(int(week.max()) + 1)
-            other = np.isin(week, weeks[: len(weeks) // 2])
-            drawn = rng.choice(weeks[len(weeks) // 2 :], -(-length // block))
-            return (drawn[:, None] * block + np.arange(block)).ravel()[:length], other
+            weeks = days // block
+            last = days - weeks * block
+            picked = [rng.choice(weeks, n) for n in (-(-length // block), (weeks + 1) // 2)]
+            # Weeks begin with the newest whole one; the oldest days that are left over play none.
+            drawn, other = ((w[:, None] * block + last + np.arange(block)).ravel() for w in picked)
+            return drawn[:length], other
         group = self._blocks.weekdays() * int(self._unit.weekly)
-        for g in np.unique(group):
-            held = rng.permutation(np.flatnonzero(group == g))
-            # Of an odd number, either half may have one more.
-            other[held[: (len(held) + int(rng.integers(2))) // 2]] = True
-        drawn = np.empty(length, np.intp)
         first = int(rng.integers(WEEK))
+        stream = np.empty(length, np.intp)
         for i in range(length):
-            of_day = group == (first + i) % WEEK * int(self._unit.weekly)
-            pool = np.flatnonzero(of_day & ~other)
-            drawn[i] = rng.choice(pool if len(pool) else np.flatnonzero(of_day))
-        return drawn, other
+            stream[i] = rng.choice(np.flatnonzero(group == (first + i) % WEEK * self._unit.weekly))
+        halves = [
+            rng.choice(held, (len(held) + int(rng.integers(2))) // 2)
+            for held in (np.flatnonzero(group == g) for g in np.unique(group))
+        ]
+        return stream, np.concatenate(halves)
 
     def _recent(self, stream: Stream, ends: Int64) -> tuple[Int64, Int64]:
         """The last RECENT scans at the end of each slot: cells and levels."""

@@ -1,9 +1,10 @@
 """Drift: how far the windows of a stream lie from the reference, against calibrated thresholds.
 
-Numeric columns are compared by the KS distance, categorical ones by total variation with cells for
-new and for missing values; missing values of a numeric column lie beyond all others. A window is
-compared with what the reference saw at the window's own sites, so that a change in the mix of sites
-shows in `location` alone. p-values are shown and decide nothing: scans move in boxes.
+Numeric columns are compared by the KS distance; missing values lie beyond all others. Categorical
+ones are compared by total variation with cells for missing values and for new ones, whose share
+counts five-fold. A window is compared with what the reference saw at the window's own sites, so
+that a change in the mix of sites shows in `location` alone. p-values are shown and decide nothing:
+scans move in boxes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ __all__ = ["Detector", "Evaluation", "Measure", "NewLocation", "StateError", "Wi
 
 MINIMUM: Final = 200
 """Scans below which a window is not judged."""
+NEW_WEIGHT: Final = 5
+"""What a share of values never seen counts, against a share that moved between known ones."""
 NEW_LOCATIONS: Final = 128
 """Most new locations told apart; scans of further ones are counted together."""
 _BOXES: Final = 32
@@ -422,10 +425,12 @@ def ks(gap: npt.NDArray[Any]) -> Float64:
 def variation(gap: npt.NDArray[Any]) -> Float64:
     """Total variation (...,) from differences of cell shares (..., CELLS).
 
-    Odd cells are levels; all others but the last, which is missing, together are `__new__`.
+    Odd cells are levels; all others but the last, which is missing, together are `__new__`. A
+    growth of `__new__` counts five-fold, if that is more: values never seen hardly vary by chance.
     """
     levels, new, missing = gap[..., 1:-1:2], gap[..., 0:-1:2].sum(axis=-1), gap[..., -1]
-    return np.asarray((np.abs(levels).sum(axis=-1) + np.abs(new) + np.abs(missing)) / 2)
+    total = (np.abs(levels).sum(axis=-1) + np.abs(new) + np.abs(missing)) / 2
+    return np.asarray(np.maximum(total, np.minimum(NEW_WEIGHT * new, 1)))
 
 
 class Places:

@@ -1,0 +1,377 @@
+"""Drift: false alarms on streams without drift, delay on streams with it, cost; peers beside it.
+
+`python -m bench drift` takes a few streams; `python -m bench.drift --streams 200` the full count.
+Every method sees the same streams. "Tuned" is a threshold chosen afterwards on the very null
+streams that are shown, so that a tenth of them alarm: the best that tuning can do. River is
+measured where it is installed (`pip install river`), NannyML likewise; neither is needed otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+
+from bench import drift_streams as streams
+from bench.drift_world import world_stream
+from monitoring.calibrate import calibrated, clopper_pearson
+from monitoring.drift import Detector
+from monitoring.reference import Batch, Column, Reference
+from trail.scan import DAY_US, HOUR_US
+
+REPLICATES = 100
+BASE = "boxes+weekly"
+"""Kind of the streams that drift is added to."""
+NEVER = float("inf")
+PEER_SCANS = 500
+SAMPLE = 5000
+ADWIN_DELTAS = (0.002, 1e-4, 1e-8, 1e-16, 1e-32, 1e-64, 1e-128)
+WATCHED = (0, streams.FEATURES, -1)
+"""Columns that the slow peers watch: the feature that drifts, the operation, the site."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Scores of a method along a stream: days since it began to be watched, and the scores."""
+
+    days: list[float]
+    score: list[float]
+
+    @property
+    def peak(self) -> float:
+        """Largest score."""
+        return max(self.score, default=0.0)
+
+    def delay(self, threshold: float) -> float:
+        """Days until the first score at the threshold, or infinity."""
+        hits = (d for d, s in zip(self.days, self.score, strict=True) if s >= threshold)
+        return next(hits, NEVER)
+
+
+Paths = dict[str, Path]
+DEFAULT = {"trailwatch": 1.0, "trailwatch, warn": 1.0, "KS, Bonferroni": -np.log10(0.05)}
+"""Thresholds as they are; those of the peers follow from their settings."""
+
+
+def ours(reference: Batch, days: list[Batch], columns: tuple[Column, ...], seed: int) -> Paths:
+    """The detector of this product, evaluated four times a day after seven days."""
+    made = calibrated(Reference.make(reference, columns), reference, seed, REPLICATES, held_out=0)
+    detector = Detector.of(made)
+    at, retrain, warn = [], [], []
+    start = 0
+    for i, batch in enumerate(days):
+        quarter = (batch.time_us % DAY_US) // (6 * HOUR_US)
+        start = int(batch.time_us[0] // DAY_US) * DAY_US if len(batch) else start + DAY_US
+        for q in range(4):
+            detector.add(batch.take(np.flatnonzero(quarter == q)))
+            found = detector.evaluate(start + (q + 1) * 6 * HOUR_US - 1)
+            if i >= streams.WARM_UP:
+                new = [p for p in found.locations if p.boxes >= 20 and p.days >= 3]
+                at.append(i - streams.WARM_UP + (q + 1) / 4)
+                retrain.append(max(found.retrain_score, NEVER if new else 0))
+                warn.append(max(found.warn_score, NEVER if found.locations else 0))
+    return {"trailwatch": Path(at, retrain), "trailwatch, warn": Path(at, warn)}
+
+
+def bonferroni(reference: Batch, days: list[Batch]) -> Paths:
+    """A KS test of every column in each 500 scans; the score is -log10 of p times columns."""
+    from scipy.stats import ks_2samp
+
+    every = np.linspace(0, len(reference) - 1, SAMPLE).astype(int)
+    before, now = _matrix(reference)[every], _matrix(streams.joined(days[streams.WARM_UP :]))
+    at, score = [], []
+    for stop in range(PEER_SCANS, len(now) + 1, PEER_SCANS):
+        window = now[stop - PEER_SCANS : stop]
+        p = 1.0
+        for i in range(now.shape[1]):
+            values = window[:, i][np.isfinite(window[:, i])]
+            old = before[:, i][np.isfinite(before[:, i])]
+            if len(values):
+                p = min(p, float(ks_2samp(old, values, method="asymp").pvalue))
+        at.append(stop / streams.RATE)
+        score.append(float(-np.log10(max(p * now.shape[1], 1e-300))))
+    return {"KS, Bonferroni": Path(at, score)}
+
+
+def adwin(reference: Batch, days: list[Batch]) -> Paths:
+    """River's ADWIN on three columns; the score is -log10 of the strictest delta that alarms."""
+    from river.drift import ADWIN
+
+    before = _matrix(reference)[-streams.RATE * 7 :, list(WATCHED)]
+    now = _matrix(streams.joined(days[streams.WARM_UP :]))[:, list(WATCHED)]
+    now = np.where(np.isfinite(now), now, 0)
+    first: dict[float, float] = {}
+    for delta in ADWIN_DELTAS:
+        for i in range(now.shape[1]):
+            method = ADWIN(delta=delta)
+            for value in before[:, i].tolist():
+                method.update(value)
+            for n, value in enumerate(now[:, i].tolist()):
+                method.update(value)
+                if method.drift_detected:
+                    first[delta] = min(first.get(delta, NEVER), (n + 1) / streams.RATE)
+                    break
+        if delta not in first:
+            break  # a stricter one will not alarm either
+    return {"river ADWIN": Path(list(first.values()), [float(-np.log10(delta)) for delta in first])}
+
+
+def kswin(days: list[Batch], scans: int) -> Paths:
+    """River's KSWIN on one column, some scans only: a millisecond each."""
+    from river.drift import KSWIN
+
+    values = _matrix(days[streams.WARM_UP])[:scans, 0].tolist()
+    method, at, score = KSWIN(alpha=1e-300, seed=1), [], []
+    for n, value in enumerate(values):
+        method.update(value)
+        at.append((n + 1) / streams.RATE)
+        score.append(float(-np.log10(max(getattr(method, "p_value", 1.0) or 1.0, 1e-300))))
+    return {"river KSWIN": Path(at, score)}
+
+
+def evidently(reference: Batch, days: list[Batch], windows: int) -> Paths:
+    """Evidently's data drift preset with its defaults, a day a window: any column drifted."""
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    def dataset(batch: Batch) -> Dataset:
+        every = np.linspace(0, len(batch) - 1, min(SAMPLE, len(batch))).astype(int)
+        table = pd.DataFrame(_matrix(batch)[every], columns=[f"c{i}" for i in range(10)])
+        table[["c8", "c9"]] = table[["c8", "c9"]].astype(str)
+        definition = DataDefinition(
+            numerical_columns=[f"c{i}" for i in range(8)], categorical_columns=["c8", "c9"]
+        )
+        return Dataset.from_pandas(table, data_definition=definition)
+
+    before, at, score = dataset(reference), [], []
+    for i in range(windows):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = Report([DataDriftPreset()]).run(dataset(days[streams.WARM_UP + i]), before)
+        values = [
+            float(metric["value"])
+            for metric in found.dict()["metrics"]
+            if isinstance(metric["value"], int | float | np.floating)
+        ]
+        at.append(float(i + 1))
+        score.append(max(values, default=0.0))
+    return {"Evidently": Path(at, score)}
+
+
+def _matrix(batch: Batch) -> np.ndarray:
+    """Columns with the site as the last, as peers see them."""
+    return np.column_stack([batch.columns, batch.site]).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One stream.
+
+    Attributes:
+        kind: of `streams.KINDS`, or "world".
+        drift: of `streams.DRIFTS`, "" for none.
+        seed: of the stream.
+        peers: 0 ours alone, 1 with the quick peers, 2 with all.
+    """
+
+    kind: str
+    drift: str
+    seed: int
+    peers: int
+
+
+def watch(task: Task) -> Paths:
+    """What every method says of one stream."""
+    rng = np.random.default_rng((task.seed, len(task.kind), 99 if task.drift else 0))
+    if task.kind == "world":
+        reference, days, columns = world_stream(task.seed)
+        return ours(reference, days, columns, task.seed)
+    kind = streams.KINDS[task.kind]
+    reference = streams.reference_of(kind, rng)
+    days = streams.stream_of(kind, rng, streams.DRIFTS[task.drift] if task.drift else None)
+    found = ours(reference, days, streams.COLUMNS, task.seed)
+    if task.peers >= 1:
+        found |= bonferroni(reference, days)
+    if task.peers >= 2 and find_spec("river") is not None:
+        found |= adwin(reference, days)
+        if not task.drift:
+            found |= kswin(days, 1000)
+    if task.peers >= 2 and not task.drift and task.seed == 0:
+        found |= evidently(reference, days, 3)
+    return found
+
+
+def _default(method: str) -> float:
+    return {
+        **DEFAULT,
+        "river ADWIN": float(-np.log10(0.002)),
+        "river KSWIN": float(-np.log10(0.005)),
+        "Evidently": 0.1,
+    }[method]
+
+
+def null_lines(found: dict[str, list[Paths]]) -> Iterator[str]:
+    """Share of streams with any alarm in 30 days, with thresholds as they are, and tuned ones."""
+    head = f"{'streams':>8}{'share':>7}{'95 %':>16}{'tuned':>9}"
+    yield f"{'any alarm in 30 days without drift':36}{head}"
+    for kind, paths in found.items():
+        yield kind
+        for method in dict.fromkeys(name for p in paths for name in p):
+            mine = [p[method] for p in paths if method in p]
+            alarms = sum(path.peak >= _default(method) for path in mine)
+            low, high = clopper_pearson(alarms, len(mine))
+            tuned = f"{tuned_threshold([path.peak for path in mine]):.3g}"
+            yield (
+                f"  {method:34}{len(mine):8d}{alarms / len(mine):7.2f}"
+                f"{f'[{low:.2f}, {high:.2f}]':>16}{tuned:>9}"
+            )
+        yield f"  {'an alarm every 30 days':34}{'':8}{1.0:7.2f}{'':>16}{'never':>9}"
+
+
+def tuned_threshold(peaks: list[float]) -> float:
+    """The threshold that a tenth of the streams reach, at most."""
+    high = sorted(peaks)
+    rank = min(int(np.ceil(0.9 * (len(high) + 1))), len(high))
+    return float(np.nextafter(high[rank - 1], np.inf))
+
+
+def power_lines(nulls: list[Paths], found: dict[str, list[Paths]]) -> Iterator[str]:
+    """Delays in days at the thresholds that a tenth of the null streams of this kind reach."""
+    methods = [m for m in dict.fromkeys(name for p in nulls for name in p) if m in _POWER]
+    matched = {m: tuned_threshold([p[m].peak for p in nulls if m in p]) for m in methods}
+    yield (
+        f"{f'delay in days, {BASE}: median / P90 / missed':44}"
+        + "".join(f"{m:>24}" for m in ("trailwatch as it is", *methods))
+    )
+    for drift, paths in found.items():
+        told = [_told([p["trailwatch"].delay(1.0) for p in paths])]
+        told += [_told([p[m].delay(matched[m]) for p in paths if m in p]) for m in methods]
+        yield f"  {drift:42}" + "".join(f"{text:>24}" for text in told)
+
+
+_POWER = ("trailwatch", "trailwatch, warn", "KS, Bonferroni", "river ADWIN")
+
+
+def _told(delays: list[float]) -> str:
+    if not delays:
+        return "not measured"
+    middle, late = np.quantile(delays, (0.5, 0.9), method="higher")
+    missed = sum(np.isinf(d) for d in delays)
+    text = [f"{d:.1f}" if np.isfinite(d) else "-" for d in (middle, late)]
+    return f"{text[0]} / {text[1]} / {missed} of {len(delays)}"
+
+
+def cost_lines() -> Iterator[str]:
+    """Processor time and size of the detector, on columns and sites as the service has them."""
+    from monitoring.reference import MONITORED
+
+    rng = np.random.default_rng(0)
+    n, sites = 60_000, 75
+    columns = rng.normal(size=(n, len(MONITORED))).astype(np.float32)
+    for i, column in enumerate(MONITORED):
+        if column.kind == "categorical":
+            columns[:, i] = rng.integers(0, 3, n)
+    batch = Batch(
+        columns,
+        rng.integers(0, sites, n).astype(np.int32),
+        tuple(f"S{i}" for i in range(sites)),
+        np.arange(n) // 40,
+        np.sort(rng.integers(0, 30 * DAY_US, n)),
+    )
+    detector = Detector.of(Reference.make(batch))
+    for size in (50, 1000):
+        parts = [batch.take(np.arange(i, i + size)) for i in range(0, 20_000, size)]
+        took = _fastest(partial(_all, detector, parts), 3)
+        yield f"{took / 20_000 * 1e6:5.2f} us a scan of {len(MONITORED)} columns, {size} at a time"
+    yield f"{_fastest(detector.evaluate, 20) * 1e3:5.2f} ms an evaluation, all windows and columns"
+    state = detector.to_bytes()
+    yield f"{_fastest(detector.to_bytes, 5) * 1e3:5.2f} ms to write the state, {len(state):,} bytes"
+
+
+def _all(detector: Detector, parts: list[Batch]) -> None:
+    for part in parts:
+        detector.add(part)
+
+
+def _fastest(job: Callable[[], object], times: int) -> float:
+    """Least processor seconds: what others do on the machine only ever adds."""
+    took = []
+    for _ in range(times):
+        began = time.process_time()
+        job()
+        took.append(time.process_time() - began)
+    return min(took)
+
+
+def lines(n: int, peers: int, power: int, world: int, jobs: int) -> Iterator[str]:
+    """All tables.
+
+    Args:
+        n: null streams of each kind.
+        peers: how many of them the slow peers see too.
+        power: streams of each drift.
+        world: null streams of the simulated world.
+        jobs: processes.
+    """
+    absent = [name for name in ("river", "nannyml") if find_spec(name) is None]
+    if absent:
+        yield f"not installed, so not measured: {', '.join(absent)}"
+    yield from cost_lines()
+    quiet = [
+        Task(kind, "", seed, 2 if seed < peers else 1)
+        for kind in streams.KINDS
+        for seed in range(n)
+    ]
+    quiet += [Task("world", "", seed, 0) for seed in range(world)]
+    loud = [
+        Task(BASE, drift, seed, 2 if seed < peers else 1)
+        for drift in streams.DRIFTS
+        for seed in range(power)
+    ]
+    with ProcessPoolExecutor(jobs) as pool:
+        nulls = _watched(pool, quiet)
+        yield from null_lines(nulls)
+        if loud:
+            yield from power_lines(nulls[BASE], _watched(pool, loud))
+
+
+def _watched(pool: ProcessPoolExecutor, tasks: list[Task]) -> dict[str, list[Paths]]:
+    """What was seen, by drift, or where there is none by kind."""
+    found: dict[str, list[Paths]] = {}
+    for task, paths in zip(tasks, pool.map(watch, tasks), strict=True):
+        found.setdefault(task.drift or task.kind, []).append(paths)
+        print(f"{task.kind} {task.drift} {task.seed}", file=sys.stderr, flush=True)
+    return found
+
+
+def run(quick: bool) -> list[str]:
+    """Lines of a small run; `python -m bench.drift` takes counts."""
+    return list(lines(*((2, 0, 1, 0) if quick else (10, 2, 4, 2)), jobs=os.cpu_count() or 1))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run with counts; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m bench.drift", description=__doc__)
+    parser.add_argument("--streams", type=int, default=200, help="null streams of each kind")
+    parser.add_argument("--peers", type=int, default=5, help="those that slow peers see as well")
+    parser.add_argument("--power", type=int, default=20, help="streams of each drift")
+    parser.add_argument("--world", type=int, default=20, help="null streams of the world")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    asked = parser.parse_args(argv)
+    for line in lines(asked.streams, asked.peers, asked.power, asked.world, asked.jobs):
+        print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
