@@ -20,7 +20,7 @@ import psutil
 from deploy import family, passwords, services
 from deploy.family import Member, Table
 from deploy.probe import probe
-from deploy.progress import Display
+from deploy.progress import Display, Row
 from deploy.services import Service
 from deploy.settings import LOOPBACK, PORTS, ROOT, DeployError, Settings
 from deploy.supervisor import GOOD, State, Supervisor, is_locked, locked
@@ -228,7 +228,7 @@ def _follow(settings: Settings, patience_s: float) -> int:
     with Display() as display:
         while True:
             known = read(settings.folder)
-            display.show([(one.name, str(one.state), one.why) for one in known])
+            display.show(_rows(known))
             failed = [one for one in known if one.state == State.FAILED]
             lives = is_locked(settings.folder)
             late = time.monotonic() > give_up
@@ -249,6 +249,10 @@ def _follow(settings: Settings, patience_s: float) -> int:
     print(f"The platform is taken down again. Logs: {settings.logs}", file=sys.stderr)
     down(settings)
     return 1
+
+
+def _rows(known: list[Known]) -> list[Row]:
+    return [(one.name, str(one.state), one.why) for one in known]
 
 
 def _say_where(settings: Settings, known: list[Known]) -> None:
@@ -275,9 +279,9 @@ def _stop_supervisor(folder: Path) -> None:
         return
     family.tell([member], signal.SIGTERM)
     give_up = time.monotonic() + _DOWN_S
-    with Display() as display:
+    with Display(_rows(read(folder))) as display:
         while is_locked(folder) and time.monotonic() < give_up:
-            display.show([(one.name, str(one.state), one.why) for one in read(folder)])
+            display.show(_rows(read(folder)))
             time.sleep(_TICK_S)
     if is_locked(folder):
         family.kill([member])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -28,9 +29,10 @@ Row = tuple[str, str, str]
 class Display:
     """Shows rows again and again; use it as a context."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[Row] = ()) -> None:
+        """Begin; what is `known` gets no line of its own."""
         self._began = time.monotonic()
-        self._shown: dict[str, str] = {}
+        self._shown = {name: state for name, state, _ in known}
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -57,7 +59,7 @@ class Display:
             return
         for name, state, why in rows:
             if state != "waiting" and self._shown.get(name) != state:
-                note = f": {why}" if why and state not in ("starting", *_GOOD) else ""
+                note = f": {why}" if why and state not in ("starting", "stopped", *_GOOD) else ""
                 passed = time.monotonic() - self._began
                 print(f"[{passed:5.1f} s] {name} {state}{note}", flush=True)
             self._shown[name] = state

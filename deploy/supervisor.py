@@ -61,6 +61,7 @@ class State(StrEnum):
     """It died and is started again in a while."""
     FAILED = "failed"
     """It is not tried again."""
+    STOPPED = "stopped"
 
 
 GOOD: Final = (State.HEALTHY, State.DONE)
@@ -308,7 +309,7 @@ class Supervisor:
             running.seen = Table().family(running.seen)
             self._bury(running)
             if running.state != State.DONE:
-                running.state, running.why = State.WAITING, "stopped"
+                running.state, running.why = State.STOPPED, ""
             self._write()
 
     def _write(self) -> None:
