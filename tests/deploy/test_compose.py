@@ -132,7 +132,14 @@ def test_the_dashboard_draws_what_the_services_publish():
     titles = " ".join(panel["title"] for panel in board["panels"])
     for subject in ("Requests", "Latency", "Anomalies", "Drift"):
         assert subject in titles
-    published = (ROOT / "serving" / "telemetry.py").read_text()
-    named = set(re.findall(r"trailwatch_[a-z_]+?(?=_total|_bucket|\b)", asked))
-    assert len(named) >= 5
-    assert {name for name in named if f'"{name}"' not in published} == set()
+    sources = ("serving/telemetry.py", "monitoring/status.py")
+    published = "".join((ROOT / source).read_text() for source in sources)
+    named = set(re.findall(r"(?:trailwatch|drift|retrain)_[a-z_]+", asked))
+    assert len(named) >= 8
+    plain_names = {re.sub("_bucket$", "", name) for name in named}
+    lacking = {
+        name
+        for name in plain_names
+        if f'"{name}"' not in published and f'"{name.removesuffix("_total")}"' not in published
+    }
+    assert lacking == set()
