@@ -29,7 +29,7 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
-# Test processes side by side.
+# Test processes side by side; of the service only where it is given.
 WORKERS ?= 2
 chosen = $(if $(TRAILWATCH_FULL),,-m "not full")
 
@@ -68,10 +68,11 @@ score: $(ML_READY) ## score a file with the champion: FILE= OUT= [MODEL= SITES= 
 		$(call option,model,MODEL) $(call option,sites,SITES) $(call option,registry,REGISTRY)
 
 .PHONY: serve
-serve: $(ML_READY) ## answer over HTTP [PORT= MODEL= SITES= REGISTRY= HISTORY=]
+serve: $(ML_READY) ## answer over HTTP [PORT= MODEL= SITES= REGISTRY= HISTORY= WORKERS=]
 	@exec env $(IN_ML) .venv/bin/python -m serving $(call option,port,PORT) \
 		$(call option,model,MODEL) $(call option,sites,SITES) \
-		$(call option,registry,REGISTRY) $(call option,history,HISTORY)
+		$(call option,registry,REGISTRY) $(call option,history,HISTORY) \
+		$(if $(filter-out file,$(origin WORKERS)),--workers $(WORKERS))
 
 .PHONY: promote
 promote: $(ML_READY) ## may the challenger be champion? [MODEL= VERSION= MODE= BY= WHY=]

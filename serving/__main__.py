@@ -9,13 +9,14 @@ import os
 import signal
 import socket
 import sys
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from logbook import LogError
-from serving.app import create_app
+from serving import workers
+from serving.app import check, create_app
 from serving.history import HistoryError
 from serving.routes.health import who_judges
 from serving.settings import PREFIX, Settings, SettingsError
@@ -25,6 +26,16 @@ CANNOT_START: Final = 2
 _GRACE_S: Final = 30
 _IDLE_S: Final = 30
 _LOG: Final = logging.getLogger("trailwatch")
+_UVICORN: Final[dict[str, Any]] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "timeout_keep_alive": _IDLE_S,
+    "timeout_graceful_shutdown": _GRACE_S,
+}
 _OPTIONS: Final = {
     "home": "folder of the state and of the local registry",
     "host": "address to listen on",
@@ -33,6 +44,7 @@ _OPTIONS: Final = {
     "sites": "site master file",
     "registry": "file of genuine products",
     "history": "lmdb:<folder>, redis://host:port/db, or memory:",
+    "workers": "processes that answer",
 }
 
 
@@ -47,27 +59,21 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        host, port = self._settings.host, self._settings.port
-        shown = f"[{host}]" if ":" in host else host
-        print(f"Trailwatch listens on http://{shown}:{port} (API: http://{shown}:{port}/docs)")
+        address = _address(self._settings)
+        print(f"Trailwatch listens on {address} (API: {address}/docs)")
         print(f"It judges with {who_judges(self._app.state.service)}.")
         if not self._app.state.gate.keys:
             print("There are no API keys: only this machine may ask.")
         sys.stdout.flush()
 
 
-def settings_of(words: list[str]) -> Settings:
-    """The environment's settings, with what the command line says instead.
-
-    Raises:
-        SettingsError: a value cannot be used.
-    """
+def environment_of(words: list[str]) -> dict[str, str]:
+    """What the command line says, as variables of the environment."""
     parser = argparse.ArgumentParser(prog="python -m serving", description="Serve verdicts.")
     for name, meaning in _OPTIONS.items():
         parser.add_argument(f"--{name}", help=f"{meaning} (else {PREFIX}{name.upper()})")
     given = {name: text for name, text in vars(parser.parse_args(words)).items() if text}
-    environment = {PREFIX + name.upper(): text for name, text in given.items()}
-    return Settings.read({**os.environ, **environment})
+    return {PREFIX + name.upper(): text for name, text in given.items()}
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -103,24 +109,18 @@ def main(words: list[str]) -> int:
     # uvicorn raises the signal that stopped it once more, after it has stopped
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        settings = settings_of(words)
+        given = environment_of(words)
+        settings = Settings.read({**os.environ, **given})
+        if settings.workers > 1:
+            os.environ.update(given)  # workers read it themselves
+            return _with_workers(settings)
         app = create_app(settings)
         bound = listening(settings.host, settings.port)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return CANNOT_START
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # failures are told below
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_IDLE_S,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
+    config = uvicorn.Config(app, **_UVICORN)
     with bound:
         try:
             _Server(config, app, settings).run([bound])
@@ -129,6 +129,32 @@ def main(words: list[str]) -> int:
         except SystemExit:
             return _told(getattr(app.state, "failed", None))
     return 0
+
+
+def _with_workers(settings: Settings) -> int:
+    """Serve with several processes; as `main`.
+
+    Raises:
+        SettingsError: the settings cannot be used.
+    """
+    try:
+        with listening(settings.host, settings.port) as bound:
+            check(settings)
+            print(
+                f"Trailwatch starts {settings.workers} workers on {_address(settings)} "
+                f"(API: {_address(settings)}/docs)",
+                flush=True,
+            )
+            workers.run(settings, bound, _UVICORN)
+    except (HistoryError, LogError) as error:
+        print(error, file=sys.stderr)
+        return CANNOT_START
+    return 0
+
+
+def _address(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def _told(failed: Exception | None) -> int:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, JSONResponse
 
@@ -21,6 +21,7 @@ from monitoring.status import figures
 from monitoring.store import StoreError
 from serving import problems, rows, wire
 from serving.drift import Drift, drift_url, monitor_inside
+from serving.explain import stay_warm
 from serving.history import History, HistoryError
 from serving.history.keeping import wall_us
 from serving.history.opened import open_history
@@ -28,11 +29,13 @@ from serving.jobs import Jobs
 from serving.jobs.upload import REST_BYTES
 from serving.judge import Judge, Model
 from serving.limits import BodyLimit, Slots
+from serving.page import page
 from serving.routes import Service, admin, drift, explain, feedback, health, jobs, score, trails
 from serving.scorer import Scorer
 from serving.security import PUBLIC, Gate, undecided
 from serving.settings import Settings, SettingsError
 from serving.telemetry import Metrics, State, Watch
+from trail.scan import DAY_US
 
 VERSION: Final = "0.1.0"
 _MIB: Final = 1 << 20
@@ -61,7 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
                 raise
             app.state.service, app.state.jobs = service, service.jobs
             tasks = [
-                asyncio.create_task(keep_house(service.history)),
+                asyncio.create_task(
+                    keep_house(service.history, service.log, settings.keep_log_days)
+                ),
                 asyncio.create_task(keep_learning(service)),
             ]
             yield
@@ -113,7 +118,14 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
         scorer = Scorer(settings, history, log, judge)
         thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         stack.callback(thread.shutdown)
-        files = Jobs(settings.uploads, settings, lambda: _folder(judge.panel().champion))
+        files = Jobs(
+            settings.uploads,
+            settings,
+            lambda: _folder(judge.panel().champion),
+            at_once=settings.jobs_at_once,
+            keep_days=settings.keep_job_days,
+            keep_free_mib=settings.keep_free_mib,
+        )
         files.start()
         stack.callback(files.stop)
         watched = Drift(drift_url(settings), settings.model)
@@ -127,7 +139,26 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
             settings, metrics, slots, history, log, judge, scorer, thread, files, watched
         )
         metrics.states(lambda: states(service))
+        stack.enter_context(_explaining(service))
         yield service
+
+
+@contextmanager
+def _explaining(service: Service) -> Iterator[None]:
+    """Explanations are made ready beside everything else, where the settings say so."""
+    stopping = Event()
+    if service.settings.explain == "warm":
+        # A daemon: the service need not wait for torch to end.
+        Thread(
+            target=stay_warm,
+            args=(lambda: service.judge.panel().champion, stopping),
+            name="explain",
+            daemon=True,
+        ).start()
+    try:
+        yield
+    finally:
+        stopping.set()
 
 
 def _stores(settings: Settings) -> tuple[History, PredictionLog]:
@@ -153,16 +184,39 @@ def _stores(settings: Settings) -> tuple[History, PredictionLog]:
         raise SettingsError(str(error)) from error
 
 
+def check(settings: Settings) -> None:
+    """Open the stores once, so that what is wrong with them is told before processes start.
+
+    Raises:
+        SettingsError: a setting cannot be used, or keys are missing where they are needed.
+        HistoryError, LogError: a store cannot be opened.
+    """
+    Gate(settings)
+    for store in _stores(settings):
+        store.close()
+
+
 async def keep_house(
-    history: History, clock: Callable[[], int] = wall_us, every_s: float = 3600
+    history: History,
+    log: PredictionLog,
+    keep_log_days: float,
+    clock: Callable[[], int] = wall_us,
+    every_s: float = 3600,
 ) -> None:
-    """Forget trails whose time has come, now and then, until cancelled."""
+    """Forget trails and logged requests whose time has come, now and then, until cancelled."""
     while True:
         try:
             gone = await asyncio.to_thread(history.expire, clock())
             _LOG.info("forgot %d trails", gone)
         except HistoryError as error:
             _LOG.warning("no trails were forgotten: %s", error)
+        if keep_log_days:
+            before_us = clock() - int(keep_log_days * DAY_US)
+            try:
+                gone = await asyncio.to_thread(log.forget, before_us)
+                _LOG.info("forgot %d logged scans", gone)
+            except LogError as error:
+                _LOG.warning("no logged scans were forgotten: %s", error)
         await asyncio.sleep(every_s)
 
 
@@ -262,4 +316,4 @@ def _document(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False, dependencies=[PUBLIC])
     async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(openapi_url="openapi.json", title="Trailwatch")
+        return HTMLResponse(page(app.openapi()))

@@ -4,11 +4,13 @@ would have been normal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, tzinfo
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +33,8 @@ from trail.words import sentence
 
 MOST_PARTS: Final = 20
 """Features, and (scan, feature) pairs, that an explanation lists."""
+
+_LOG: Final = logging.getLogger("trailwatch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +306,26 @@ def explainer(folder: Path, digest: str) -> Explainer:
         BundleError: the folder does not hold this bundle any more.
     """
     return Explainer(folder, digest)
+
+
+def stay_warm(champion: Callable[[], Model | None], stopping: Event, every_s: float = 2.0) -> None:
+    """Load what explanations need, now and for each new champion, until `stopping` is set.
+
+    It waits before it begins, so that the service can start first: torch takes seconds.
+    """
+    warm = ""
+    while not stopping.wait(every_s):
+        model = champion()
+        if model is None or model.bundle.digest == warm:
+            continue
+        warm = model.bundle.digest  # also where it fails: a request will tell
+        try:
+            network = explainer(model.bundle.folder, warm)
+            network.attribute(np.zeros((network.length, len(FEATURES)), np.float32), 0)
+        except Exception:  # whatever torch raises: explanations are not all there is
+            _LOG.warning("explanations cannot be given", exc_info=True)
+        else:
+            _LOG.info("explanations are ready for bundle %s", warm[:12])
 
 
 def _attributions(

@@ -42,11 +42,20 @@ class Settings:
         challenger_share: share of the EPCs that the challenger judges, 0 to 1.
         keep_days_after_sale: days that a trail is kept after its sale.
         keep_days_idle: days that an unsold trail or a lot is kept after its last scan.
+        keep_log_days: days that requests, scans and verdicts stay in the log; 0 is for ever.
+            Feedback always stays.
+        keep_job_days: days that a job's result is kept, and then its record without it.
+        keep_free_mib: MiB of disk that uploads and results leave free for everything else.
+        jobs_at_once: large files that are judged at a time, over all processes of the folder.
         most_rows: rows a scoring request may hold.
         most_body_mib: MiB a request's body may have (uploads of jobs are apart).
         most_upload_mib: MiB an uploaded file may have.
         requests_per_minute: of one key or address; 0 is no limit.
         concurrent: scoring requests at a time; more are told to come again.
+        workers: processes that answer; they share history, log and jobs. Limits, and what
+            `/metrics` counts, are of one process each.
+        explain: "warm" (torch is loaded in the background after the start, so that no explanation
+            waits for it) or "lazy" (with the first one, which takes seconds; saves memory).
         api_keys: "" or `name:scope+scope:sha256-of-the-key` entries, separated by commas.
     """
 
@@ -68,11 +77,17 @@ class Settings:
     challenger_share: float = 0.1
     keep_days_after_sale: float = 90.0
     keep_days_idle: float = 400.0
+    keep_log_days: float = 0.0
+    keep_job_days: float = 7.0
+    keep_free_mib: int = 512
+    jobs_at_once: int = 1
     most_rows: int = 20_000
     most_body_mib: int = 16
     most_upload_mib: int = 4_096
     requests_per_minute: int = 0
     concurrent: int = 64
+    workers: int = 1
+    explain: str = "warm"
     api_keys: str = ""
 
     @classmethod
@@ -106,9 +121,17 @@ class Settings:
             raise _wrong("challenger_share", self.challenger_share, "give a share from 0 to 1")
         if not 0 < self.port < 65_536:
             raise _wrong("port", self.port, "give a port from 1 to 65535")
-        for name in ("most_rows", "most_body_mib", "most_upload_mib", "concurrent"):
-            if getattr(self, name) < 1:
-                raise _wrong(name, getattr(self, name), "give at least 1")
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise _wrong(name, getattr(self, name), f"give at least {least}")
+        if self.workers > 1 and self.history.startswith("memory:"):
+            raise _wrong(
+                "workers",
+                self.workers,
+                "they cannot share a history in memory; let it be lmdb:<folder> or redis://...",
+            )
+        if self.workers > 1 and self.monitor == "inside":
+            raise _wrong("monitor", self.monitor, "each worker would run one; let it run apart")
         try:
             ZoneInfo(self.zone)
         except (ValueError, OSError) as error:
@@ -135,6 +158,12 @@ _CHOICES = {
     "durable": ("process", "power"),
     "challenger": ("off", "shadow", "ab"),
     "monitor": ("apart", "inside"),
+    "explain": ("warm", "lazy"),
+}
+_LEAST = {
+    **dict.fromkeys(("most_rows", "most_body_mib", "most_upload_mib", "concurrent"), 1),
+    **dict.fromkeys(("jobs_at_once", "workers"), 1),
+    **dict.fromkeys(("keep_log_days", "keep_job_days", "keep_free_mib"), 0),
 }
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import uvicorn
@@ -17,9 +18,9 @@ from serving.settings import Settings
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[tuple[httpx.Client, FastAPI]]:
-    """A client of a running server, and its app."""
-    app = create_app(settings)
+def served(settings: Settings, explain: str = "lazy") -> Iterator[tuple[httpx.Client, FastAPI]]:
+    """A client of a running server, and its app; without torch, unless it is asked to explain."""
+    app = create_app(replace(settings, explain=explain))
     bound = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=1)
     server = uvicorn.Server(config)

