@@ -8,13 +8,14 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import explain, history, kernel, log, training
+from bench import explain, history, kernel, log, serving, training
 
 BENCHMARKS: dict[str, Callable[[bool], list[str]]] = {
     "explain": explain.run,
     "history": history.run,
     "kernel": kernel.run,
     "log": log.run,
+    "serving": serving.run,
     "training": training.run,
 }
 
