@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from serving.explain import explainer
 from serving.settings import Settings
 from tests.serving.served import served
 
@@ -37,3 +39,24 @@ def test_a_flagged_scan_is_explained_by_its_rule_without_a_model(tmp_path: Path)
         assert client.get("/explain/9").status_code == 404
         assert client.get("/explain/3", params={"anomaly": "theft"}).status_code == 422
         assert client.get("/explain/x").status_code == 422
+
+
+def test_torch_is_loaded_in_the_background_so_that_no_explanation_waits_for_it(
+    tmp_path: Path, bundle_folder: Path
+) -> None:
+    settings = Settings(home=tmp_path, history="memory:", bundle=str(bundle_folder))
+    explainer.cache_clear()
+    with served(settings, explain="warm") as (client, _):
+        assert client.get("/health/ready").status_code == 200
+        until = time.monotonic() + 120
+        while explainer.cache_info().currsize == 0:
+            assert time.monotonic() < until, "nothing was loaded"
+            time.sleep(0.1)
+        rows = [
+            scan(1, 101, "Aggregation", "08:00:00"),
+            scan(2, 101, "WMS_Inbound", "09:00:00"),
+        ]
+        client.post("/score", json={"data": rows}).raise_for_status()
+        told = client.get("/explain/2").json()
+        assert told["attributions"]["completeness_error"] < 0.05
+        assert explainer.cache_info().misses == 1
