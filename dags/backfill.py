@@ -16,14 +16,13 @@ import os
 
 from airflow.sdk import DAG, Param
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, START, WINDOW, close, render
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, render
 
 MODEL = f"{os.environ.get('TRAILWATCH_MODEL') or 'trailwatch'}-backfill"
 
 with DAG(
     dag_id="backfill",
     schedule=None,
-    start_date=START,
     catchup=False,
     max_active_runs=1,
     default_args=PACE,

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 from trailwatch.command import Command
-from trailwatch.rendered import PACE, START
+from trailwatch.rendered import PACE, every
 
 with DAG(
     dag_id="report",
-    schedule="@daily",
-    start_date=START,
+    schedule=every("0 4 * * *"),
     catchup=False,
     max_active_runs=1,
     default_args=PACE,

@@ -23,12 +23,11 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 from trailwatch.approval import APPROVAL, BODY, PATIENCE, PROMOTE, Approval, Settle
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, START, WINDOW, close, render
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, every, render
 
 with DAG(
     dag_id="retrain",
-    schedule="@weekly",
-    start_date=START,
+    schedule=every("0 0 * * 0"),
     catchup=False,
     max_active_runs=1,
     default_args=PACE,

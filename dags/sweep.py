@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, START, WINDOW, close, render, training
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, render, training
 
 with DAG(
     dag_id="sweep",
     schedule=None,
-    start_date=START,
     catchup=False,
     max_active_runs=1,
     default_args=PACE,

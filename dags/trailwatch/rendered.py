@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param
+from airflow.sdk import CronTriggerTimetable, Param
 from trailwatch.alert import alert
 from trailwatch.command import Command
 from trailwatch.graph import stages
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 PACE: dict[str, Any] = {
     "owner": "trailwatch",
     "retries": 3,
@@ -41,6 +40,13 @@ EPOCHS = Param(
     title="Epochs",
     description="At most so many; empty for what params.yaml says.",
 )
+
+
+def every(cron: str) -> CronTriggerTimetable:
+    """A schedule in UTC whose first run is the next one: a platform that has just come up is left
+    in peace. It takes a DAG without a start date for that.
+    """
+    return CronTriggerTimetable(cron, timezone="UTC", run_immediately=timedelta(0))
 
 
 def training() -> dict[str, Any]:

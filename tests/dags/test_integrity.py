@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import yaml
@@ -89,13 +90,23 @@ def test_a_stage_waits_for_the_stages_whose_outputs_it_reads(bag, name):
 
 def test_retrain_is_weekly_alone_and_tries_again_ever_more_slowly(bag):
     dag = bag.dags["retrain"]
-    assert (dag.schedule, dag.catchup, dag.max_active_runs) == ("@weekly", False, 1)
+    assert (dag.catchup, dag.max_active_runs) == (False, 1)
     assert "prepare" in dag.doc_md
     for task in dag.tasks:
         assert task.on_failure_callback, task.task_id
         if task.task_id not in ("approval", "clean"):
             assert task.retries == 3 and task.retry_exponential_backoff
             assert task.execution_timeout is not None
+
+
+@pytest.mark.parametrize(("name", "days"), [("retrain", 7), ("report", 1)])
+def test_a_new_platform_waits_for_the_next_date_of_the_schedule(bag, name, days):
+    from airflow.sdk import timezone
+
+    kept = _serialized(bag.dags[name])
+    first = kept.next_dagrun_info(last_automated_run_info=None)
+    assert timezone.utcnow() < first.run_after <= timezone.utcnow() + timedelta(days=days)
+    assert {dag for dag in bag.dags if bag.dags[dag].schedule is None} == {"backfill", "sweep"}
 
 
 def test_nothing_but_what_failed_decides_how_a_run_ended(bag):
@@ -156,10 +167,13 @@ def test_params_that_can_be_used_are_taken(bag, dag, good):
 
 def _triggered(bag, dag, conf):
     """The params of a run as the API server makes them when it is triggered."""
+    return _serialized(bag.dags[dag]).params.deep_merge(conf).validate()
+
+
+def _serialized(dag):
     from airflow.serialization.serialized_objects import DagSerialization
 
-    kept = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags[dag]))
-    return kept.params.deep_merge(conf).validate()
+    return DagSerialization.from_dict(DagSerialization.to_dict(dag))
 
 
 def test_the_training_waits_in_the_pool_and_queue_that_were_named():
