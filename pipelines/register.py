@@ -78,7 +78,7 @@ def register(model: str, folder: Path, metrics: Path) -> str:
     store = tracking.client()
     version = version_of(store, model, digest)
     if version is None:
-        version = _create(store, model, folder, digest, metrics)
+        version = _kept(store, model, digest, _create(store, model, folder, digest, metrics))
         say(f"register: {model} version {version} is the challenger")
     else:
         say(f"register: {model} version {version} holds this bundle already")
@@ -106,9 +106,18 @@ def _vacant(store: MlflowClient, model: str) -> str:
 
 
 def version_of(store: MlflowClient, model: str, digest: str) -> str | None:
-    """Version of a model that holds the bundle with this digest, or None."""
+    """Version of a model that holds the bundle with this digest, the first one; or None."""
     found = store.search_model_versions(f"name = '{model}' and tags.{DIGEST_TAG} = '{digest}'")
-    return str(found[0].version) if found else None
+    return min((str(version.version) for version in found), key=int, default=None)
+
+
+def _kept(store: MlflowClient, model: str, digest: str, made: str) -> str:
+    """The version to keep where somebody else has registered the same bundle meanwhile."""
+    first = version_of(store, model, digest)
+    if first is None or first == made:
+        return made
+    store.delete_model_version(model, made)
+    return first
 
 
 def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics: Path) -> str:

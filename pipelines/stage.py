@@ -31,8 +31,8 @@ def stage(run: Run, name: str) -> None:
     known = names(run)
     if name not in known:
         raise RunError(f"there is no stage {name!r}; dvc.yaml has {', '.join(known)}")
-    execute(run, name, "-m", "dvc", "repro", "--single-item", name)
-    if name == "register":
+    said = execute(run, name, "-m", "dvc", "repro", "--single-item", name)
+    if name == "register" and f"Running stage '{name}':" not in said:
         # A bundle that DVC took from its cache may be unknown to this registry, or to this run.
         execute(run, name, "-m", "pipelines.register", "--as-is")
 
