@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     asked = _parser().parse_args(argv)
     try:
         run = Run(asked.run, asked.dag, Places.read())
-        with run.alone():
+        with run.alone(asked.take_over):
             _TASKS[asked.task](run, asked)
     except Skip as reason:
-        run.note(skipped=str(reason))
+        run.note(id=run.id, skipped=str(reason))
         say(f"skipped: {reason}")
         return SKIPPED
     except (RunError, DataError, IntakeError, LogError, OSError, ValueError) as error:
@@ -193,6 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", default="{}", help="JSON, for `prepare`")
     parser.add_argument(
         "--answer", choices=("approve", "reject"), help="of a person, for `promote`"
+    )
+    parser.add_argument(
+        "--take-over", action="store_true", help="stop a process that works on the run already"
     )
     parser.add_argument("--by", default="somebody", help="who gave that answer")
     return parser

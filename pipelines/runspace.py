@@ -15,11 +15,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import psutil
 import yaml
@@ -30,6 +31,7 @@ from pipelines.progress import say
 RUN_ID: Final = "TRAILWATCH_RUN_ID"
 """Variable by which a run's processes know it, and are known."""
 _LONGEST: Final = 80
+_PATIENCE_S: Final = 30
 _NAMES: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _AUTHOR: Final = {
     f"GIT_{role}_{what}": value
@@ -124,22 +126,44 @@ class Run:
         return record
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, take_over: bool = False) -> Iterator[None]:
         """Hold the run: one process at a time works on it, after what a killed one left has ended.
+
+        Args:
+            take_over: stop whoever holds it. A scheduler that tries a task again has given the
+                attempt before up, whose process may live on all the same.
 
         Raises:
             RunError: another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process works on run {self.id!r}; wait until it has ended"
-                ) from error
+        with (self.folder / "lock").open("a+") as lock:
+            if not _locked(lock) and not (take_over and self._taken_over(lock)):
+                raise RunError(f"another process works on run {self.id!r}; wait until it has ended")
+            lock.seek(0)
+            lock.truncate()
+            mine = psutil.Process()
+            lock.write(json.dumps({"pid": mine.pid, "created": mine.create_time()}))
+            lock.flush()
             self._end_leftovers()
             yield
+
+    def _taken_over(self, lock: IO[str]) -> bool:
+        """Stop the process that holds the lock, and take it."""
+        lock.seek(0)
+        holder = json.loads(lock.read() or "{}")
+        with suppress(psutil.Error, KeyError):
+            process = psutil.Process(holder["pid"])
+            if abs(process.create_time() - holder["created"]) < 1:
+                say(f"runs: stopping process {process.pid}, an attempt that was given up")
+                process.kill()
+                process.wait(_PATIENCE_S)
+        until = time.monotonic() + _PATIENCE_S
+        while not _locked(lock):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
     def _end_leftovers(self) -> None:
         """Stop what a killed attempt left running in the workspace, and release DVC's lock."""
@@ -148,7 +172,7 @@ class Run:
             say(f"runs: stopping process {process.pid}, left by an attempt that was killed")
             with suppress(psutil.Error, OSError):
                 process.kill()
-        psutil.wait_procs(left, timeout=30)
+        psutil.wait_procs(left, timeout=_PATIENCE_S)
         stale = self.workspace / ".dvc" / "tmp" / "rwlock"
         if stale.exists() and stale.read_text().strip() not in ("", "{}"):
             # DVC itself lets go of a dead process's lock, but not if another one has its number.
@@ -228,6 +252,14 @@ class Run:
         )
         if done.returncode:
             raise RunError(f"git commit: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prepare(run: Run, options: Mapping[str, Any]) -> None:

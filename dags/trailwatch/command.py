@@ -17,6 +17,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 from trailwatch.graph import HOME
 
+RUNS = "pipelines.runs"
 SKIPPED = 99
 """Exit status of a command that has nothing to do."""
 HANDED_ON = ("TRAILWATCH_", "MLFLOW_", "DVC_", "AWS_", "GOOGLE_", "AZURE_", "CUDA_", "NVIDIA_")
@@ -41,7 +42,7 @@ class Command(BaseOperator):
         self,
         *,
         words: Sequence[str] = (),
-        module: str = "pipelines.runs",
+        module: str = RUNS,
         options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -72,6 +73,9 @@ class Command(BaseOperator):
     def arguments(self, context: Any) -> list[str]:
         """Arguments of the command."""
         words = [*self.words, "--run", context["run_id"], "--dag", self.dag_id]
+        if self.module == RUNS:
+            # Airflow has given up whatever attempt of this run may still be alive.
+            words.append("--take-over")
         if self.options is not None:
             words += ["--options", json.dumps({**dict(context["params"]), **self.options})]
         return words

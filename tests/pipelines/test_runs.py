@@ -1,0 +1,324 @@
+"""Runs of the DAGs, task by task, with real git, DVC and MLflow: they end well whatever happens.
+
+One small world is trained on once; every other test continues from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from logbook.opened import default_url, open_log
+from pipelines.runs import checked
+from pipelines.runspace import Places, Run, RunError
+from tests.logbook.logged import entry, scan
+from tests.pipelines.homes import Home, make
+
+STAGES = ("validate", "label", "sequence", "train", "evaluate", "register")
+NO_WAIT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+NOBODY = "http://127.0.0.1:9"
+PATIENCE_S = 300
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return make(tmp_path_factory.mktemp("runs") / "home")
+
+
+def versions(home: Home) -> list[dict[str, str]]:
+    """Tags of every version of the model."""
+    from mlflow import MlflowClient
+
+    store = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
+    return [dict(version.tags) for version in store.search_model_versions("name = 'trailwatch'")]
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """Hash of every output of every stage, as dvc.lock has it."""
+    locked = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return {out["path"]: out["md5"] for stage in locked.values() for out in stage["outs"]}
+
+
+def killed(home: Home, run: str, stage: str, sign: str) -> list[psutil.Process]:
+    """Start a stage and kill its outermost process, and nothing else, when a file has come.
+
+    Returns:
+        What is left running in the workspace.
+    """
+    process = home.start("pipelines.runs", "stage", stage, "--run", run)
+    until = time.monotonic() + PATIENCE_S
+    while not list(home.workspace(run).glob(sign)):
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    return working(home.workspace(run))
+
+
+def stale_lock(workspace: Path, output: str) -> None:
+    """The lock of a process that is gone, under the number of one that lives."""
+    lock = {"write": {str(workspace / output): {"pid": os.getpid(), "cmd": "dvc repro"}}}
+    (workspace / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(lock))
+
+
+def working(workspace: Path) -> list[psutil.Process]:
+    """Processes in a workspace."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(workspace):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was seen while run `first` went its way.
+
+    Attributes:
+        home: where.
+        left: processes that the killed training left running.
+        outputs: hashes that the run's stages made.
+        down: what the stage `register` said while MLflow was down.
+        promoted: what `promote` said.
+    """
+
+    home: Home
+    left: list[psutil.Process]
+    outputs: dict[str, str]
+    down: str
+    promoted: str
+
+
+@pytest.fixture(scope="module")
+def told(home: Home) -> Told:
+    """A run that ends well although its training is killed, DVC's lock is stale, MLflow is down,
+    and a person runs `dvc repro` in the home, where everything is done from scratch.
+    """
+    home.task("first", "prepare", "--options", '{"promotion": "never"}')
+    home.task("first", "snapshot")
+    person = home.start("dvc", "repro", "--no-run-cache")
+    try:
+        for name in ("validate", "label", "sequence"):
+            home.task("first", "stage", name)
+        left = killed(home, "first", "train", "work/checkpoints/*/state.json")
+        stale_lock(home.workspace("first"), "models/weights")
+        for name in ("train", "evaluate"):
+            home.task("first", "stage", name)
+        nobody = {"MLFLOW_TRACKING_URI": NOBODY, **NO_WAIT}
+        down = home.task("first", "stage", "register", status=1, **nobody)
+        home.task("first", "stage", "register")
+        said, _ = person.communicate(timeout=PATIENCE_S)
+    finally:
+        if person.poll() is None:
+            os.killpg(person.pid, signal.SIGKILL)
+    assert person.returncode == 0, said
+    made = outputs(home.workspace("first"))
+    promoted = home.task("first", "promote")
+    home.task("first", "publish")
+    return Told(home, left, made, down, promoted)
+
+
+@pytest.fixture(scope="module")
+def finished(told: Told) -> Home:
+    """The home after that."""
+    return told.home
+
+
+def test_a_run_makes_what_a_plain_dvc_repro_makes(told: Told):
+    assert told.outputs == outputs(told.home.folder)
+    assert {"work/validated", "models/weights", "work/bundle", "metrics.json"} <= set(told.outputs)
+
+
+def test_what_a_killed_training_left_is_stopped(told: Told):
+    assert told.left
+    assert not [process for process in told.left if process.is_running()]
+    lock = told.home.workspace("first") / ".dvc" / "tmp" / "rwlock"
+    assert not lock.exists() or lock.read_text().strip() in ("", "{}")
+    assert working(told.home.workspace("first")) == []
+
+
+def test_a_registry_that_is_down_is_named(told: Told):
+    assert told.down.startswith("stage: register failed: ")
+    assert "127.0.0.1" in told.down
+
+
+def test_gates_decide_in_the_workspace(told: Told):
+    said = json.loads(told.promoted)
+    assert (said["outcome"], said["version"]) == ("nothing to decide", "1")
+    kept = told.home.workspace("first").parent / "promotion.json"
+    assert json.loads(kept.read_text())["outcome"] == "nothing to decide"
+
+
+def test_a_version_says_what_it_is_made_of(finished: Home):
+    (tags,) = versions(finished)
+    pinned = yaml.safe_load((finished.folder / "data.dvc").read_text())["outs"][0]["md5"]
+    assert tags["dag_run_id"] == "first" and tags["dag_id"] == "retrain"
+    assert tags["data_hash"] == pinned
+    assert tags["git_commit"] == finished.git("rev-parse", "HEAD")
+    assert len(tags["dvc_lock_hash"]) == 64
+
+
+def test_a_published_run_can_be_taken_over(finished: Home, tmp_path: Path):
+    """By somebody who has the repository and the remote, and nothing else."""
+    finished.git(
+        "clone",
+        "--quiet",
+        "--branch",
+        "runs/retrain/first",
+        str(finished.folder),
+        str(tmp_path / "c"),
+    )
+    remote = finished.folder / "state" / "dvc-remote"
+    for words in (
+        ("dvc", "remote", "add", "--local", "--default", "there", str(remote)),
+        ("dvc", "pull", "--quiet"),
+        ("dvc", "status", "--quiet"),
+    ):
+        process = finished.start(*words, at=tmp_path / "c")
+        said, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, said
+    assert (tmp_path / "c" / "work" / "bundle" / "lstm.onnx").exists()
+    assert outputs(tmp_path / "c") == outputs(finished.folder)
+
+
+def test_every_task_can_be_called_again(finished: Home):
+    commit = finished.git("rev-parse", "runs/retrain/first")
+    finished.task("first", "prepare", "--options", "{}")
+    finished.task("first", "snapshot")
+    finished.task("first", "stage", "register")
+    finished.task("first", "publish")
+    assert finished.git("rev-parse", "runs/retrain/first") == commit
+    assert len(versions(finished)) == 1
+
+
+def test_without_news_a_run_is_skipped_with_the_reason(finished: Home):
+    finished.task("idle", "prepare", "--options", "{}")
+    assert "no new data since run first" in finished.task("idle", "snapshot", status=99)
+    finished.task("idle", "clean")
+    assert not finished.workspace("idle").exists()
+
+
+def test_a_run_for_another_champion_is_skipped(finished: Home):
+    said = finished.task("late", "prepare", "--options", '{"champion": "7"}', status=99)
+    assert "version 1, no longer version 7" in said
+    assert not finished.workspace("late").exists()
+
+
+def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finished: Home):
+    log = open_log(default_url(finished.folder, "trailwatch"))
+    log.append(entry("r1", [scan(i) for i in range(50)]))
+    log.close()
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    words = [sys.executable, "-m", "pipelines.runs", "prepare", "--run", "news"]
+    done = subprocess.run(
+        words,
+        cwd=finished.folder,
+        env=finished.environment(),
+        preexec_fn=full,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout.strip().splitlines()[-1].startswith("prepare: ")
+    blocked = finished.folder / "params.yaml" / "no-folder"
+    finished.task("news", "prepare", TRAILWATCH_DVC_REMOTE=str(blocked))
+    finished.task("news", "snapshot")
+    workspace = finished.workspace("news")
+    pinned = yaml.safe_load((workspace / "data.dvc").read_text())["outs"][0]["md5"]
+    assert pinned != yaml.safe_load((finished.folder / "data.dvc").read_text())["outs"][0]["md5"]
+    assert "Snapshot: 50 scans" in finished.git("log", "-1", "--format=%s", at=workspace)
+    said = finished.task("news", "publish", TRAILWATCH_DVC_REMOTE=str(blocked), status=1)
+    assert said.startswith("publish: the DVC remote") and str(blocked) in said
+    finished.task("news", "publish")
+    assert finished.git("show", "runs/retrain/news:data.dvc").count(pinned) == 1
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path: Path):
+    run = Run("a", "retrain", Places.read({"TRAILWATCH_HOME": str(tmp_path)}))
+    again = Run("a", "retrain", run.places)
+    with run.alone(), pytest.raises(RunError, match="another process works on run"):
+        again.alone().__enter__()
+    with again.alone():
+        pass
+
+
+HOLD = """
+import sys, time
+from pipelines.runspace import Places, Run
+with Run("a", "retrain", Places.read()).alone():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_an_attempt_that_was_given_up_is_stopped_by_the_next(tmp_path: Path):
+    there = {**os.environ, "TRAILWATCH_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, env=there, stdout=subprocess.PIPE, text=True) as old:
+        try:
+            assert old.stdout is not None and old.stdout.readline() == "held\n"
+            run = Run("a", "retrain", Places.read(there))
+            with pytest.raises(RunError, match="another process"):
+                run.alone().__enter__()
+            with run.alone(take_over=True):
+                assert not psutil.pid_exists(old.pid)
+        finally:
+            old.kill()
+
+
+def test_names_of_runs_are_folders_and_branches(tmp_path: Path):
+    places = Places.read({"TRAILWATCH_HOME": str(tmp_path)})
+    names = [
+        Run(id, "retrain", places).name
+        for id in ("manual__2026-11-23T13:00:00+00:00", "manual__2026-11-23T13-00-00-00-00", "../x")
+    ]
+    assert len(set(names)) == 3
+    assert all("/" not in name and "." not in name and ":" not in name for name in names)
+    assert Run("drift__trailwatch__v7__e3", "retrain", places).name == "drift__trailwatch__v7__e3"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"window_days": "7"}, "window_days is '7'"),
+        ({"epochs": True}, "epochs is True"),
+        ({"promotion": "yes"}, "promotion is 'yes'"),
+        ({"as_of": "soon"}, "as_of is 'soon'"),
+        ({"as_of": 7}, "as_of is 7"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options, said):
+    with pytest.raises(RunError, match=said):
+        checked(options)
+
+
+def test_options_that_a_run_does_not_know_are_not_its_business():
+    assert checked({"request": "abc", "epochs": None, "force": True}) == {"force": True}
+
+
+def test_a_home_without_a_repository_says_so(tmp_path: Path):
+    home = Home(tmp_path)
+    (tmp_path / "pipelines").symlink_to(Path(__file__).parents[2] / "pipelines")
+    said = home.task("x", "prepare", status=1, PYTHONPATH=str(Path(__file__).parents[2]))
+    assert "make it a git repository" in said
