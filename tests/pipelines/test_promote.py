@@ -177,6 +177,23 @@ def test_what_was_judged_against_another_champion_cannot_be_approved(home, capsy
     assert champion() == LOUD
 
 
+def test_a_champion_that_changes_while_it_is_judged_stays(home, capsys, monkeypatch):
+    judge = gates.judge
+
+    def slowly(*words: object) -> gates.Judgement:
+        found = judge(*words)  # type: ignore[arg-type]
+        registry.client().set_registered_model_alias(MODEL, registry.CHAMPION, LOUD)
+        return found
+
+    monkeypatch.setattr(gates, "judge", slowly)
+    decision = run("--version", EQUAL, status=1)
+    assert (decision["outcome"], decision["refused_by"]) == ("refused", ["champion"])
+    assert "is version 4 by now, not 1; decide again" in capsys.readouterr().err
+    assert champion() == LOUD
+    kinds = [(e.kind, e.target) for e in entries()]
+    assert kinds == [(Kind.FOUND, GOOD), (Kind.FOUND, LOUD), (Kind.REFUSED, EQUAL)]
+
+
 def test_without_a_champion_the_other_gates_decide(home):
     registry.client().delete_registered_model_alias(MODEL, registry.CHAMPION)
     assert run("--version", NOISY)["outcome"] == "refused"
