@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 import yaml
@@ -19,6 +20,7 @@ from pipelines.progress import say
 from pipelines.runspace import Run, RunError
 
 _KEPT: Final = 40
+_KILLED: Final = re.compile(r"exited with -(\d+)")
 _NO_CAUSE: Final = re.compile(r"^(ERROR: failed to (reproduce|run)|Running stage|> |Traceback|\s)")
 
 
@@ -90,8 +92,12 @@ def execute(run: Run, name: str, *words: str) -> list[str]:
     return list(last)
 
 
-def _cause(lines: deque[str]) -> str:
-    """The last line that says more than that something failed."""
+def _cause(lines: Iterable[str]) -> str:
+    """The last line that says more than that something failed, and the signal that ended it."""
     said = [line for line in lines if line.strip()]
     telling = [line for line in said if not _NO_CAUSE.match(line)]
-    return (telling or said or ["it said nothing"])[-1].strip()
+    cause = (telling or said or ["it said nothing"])[-1].strip()
+    for line in said:
+        if found := _KILLED.search(line):
+            return f"it was killed by signal {found[1]}; before that: {cause}"
+    return cause

@@ -215,3 +215,13 @@ def test_settling_needs_an_answer(bag):
     assert arguments(yes)[-4:] == ["--answer", "approve", "--by", "ann"]
     no = {"chosen_options": ["Reject"], "responded_by_user": None}
     assert arguments(no)[-4:] == ["--answer", "reject", "--by", "nobody in time"]
+
+
+def test_nobody_is_asked_where_the_gates_have_decided(bag):
+    class Instance:
+        def xcom_pull(self, task_ids):
+            assert task_ids == "promote"
+            return json.dumps({"outcome": "refused"})
+
+    with pytest.raises(AirflowSkipException, match="the outcome is 'refused'"):
+        bag.dags["retrain"].get_task("approval").execute({"ti": Instance()})

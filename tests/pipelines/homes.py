@@ -10,18 +10,18 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.behaviour.champions import ROOT, set_params
+from tests.behaviour.champions import ROOT
 
 CODE = ("trail", "world", "models", "intake", "logbook", "pipelines", "monitoring", "dags")
 FILES = ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "reports/.gitignore")
 SMALL = {
-    "train__hidden": 16,
-    "train__epochs": 2,
-    "train__gbm__trees": 10,
-    "train__gbm__threads": 1,
-    "train__svm__scans": 1000,
-    "train__svm__components": 20,
-    "evaluate__bootstrap": 20,
+    "train.hidden": 16,
+    "train.epochs": 2,
+    "train.gbm.trees": 10,
+    "train.gbm.threads": 1,
+    "train.svm.scans": 1000,
+    "train.svm.components": 20,
+    "evaluate.bootstrap": 20,
 }
 
 
@@ -82,6 +82,23 @@ class Home:
         return done.stdout.strip()
 
 
+def _shrink(path: Path) -> None:
+    """Set the small values in place, so that comments stay."""
+    from ruamel.yaml import YAML
+
+    editor = YAML()
+    editor.width = 200
+    values = editor.load(path)
+    for name, value in SMALL.items():
+        *sections, key = name.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    with path.open("w") as file:
+        editor.dump(values, file)
+
+
 def make(folder: Path, scans: int = 40_000) -> Home:
     """A home with one commit, in which the data are pinned."""
     for room in CODE:
@@ -93,7 +110,7 @@ def make(folder: Path, scans: int = 40_000) -> Home:
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    set_params(folder, **SMALL)
+    _shrink(folder / "params.yaml")
     home = Home(folder)
     home.git("init", "--quiet", "--initial-branch", "main")
     for words in (

@@ -22,6 +22,7 @@ import yaml
 from logbook.opened import default_url, open_log
 from pipelines.runs import checked
 from pipelines.runspace import Places, Run, RunError
+from pipelines.stage import _cause
 from tests.logbook.logged import entry, scan
 from tests.pipelines.homes import Home, make
 
@@ -251,6 +252,82 @@ def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finish
     assert said.startswith("publish: the DVC remote") and str(blocked) in said
     finished.task("news", "publish")
     assert finished.git("show", "runs/retrain/news:data.dvc").count(pinned) == 1
+
+
+@pytest.mark.full
+def test_the_best_trial_becomes_the_settings_of_a_challenger(finished: Home):
+    sweep = ("--dag", "sweep")
+    options = '{"trials": 1, "epochs": 1, "promotion": "never"}'
+    finished.task("s", "prepare", *sweep, "--options", options)
+    finished.task("s", "snapshot", *sweep)
+    for name in ("validate", "label", "sequence"):
+        finished.task("s", "stage", name, *sweep)
+    finished.task("s", "trials", *sweep)
+    workspace = finished.folder / "state" / "runs" / "sweep" / "s" / "workspace"
+    best = json.loads((workspace.parent / "best.json").read_text())
+    settings = yaml.safe_load((workspace / "params.yaml").read_text())["train"]
+    assert {name: settings[name] for name in best["params"]} == best["params"]
+    assert "Take trial 0" in finished.git("log", "-1", "--format=%s", at=workspace)
+    assert (workspace / "params.yaml").read_text().count("#") > 5, "comments stay"
+    finished.task("s", "trials", *sweep)
+    assert "Take trial 0" in finished.git("log", "-1", "--format=%s", at=workspace)
+
+
+@pytest.mark.full
+def test_a_past_date_is_trained_and_compared(finished: Home):
+    dag = ("--dag", "backfill")
+    options = '{"as_of": "2025-08-15", "epochs": 1, "model": "trailwatch-backfill"}'
+    finished.task("b", "prepare", *dag, "--options", options)
+    finished.task("b", "snapshot", *dag)
+    for name in STAGES:
+        finished.task("b", "stage", name, *dag)
+    finished.task("b", "publish", *dag)
+    process = finished.start("pipelines.backfill")
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0 and "2025-08-15        1" in said
+    assert len(versions(finished)) == 1
+
+
+@pytest.mark.full
+def test_a_day_is_reported_to_mlflow(finished: Home):
+    from mlflow import MlflowClient
+
+    log = open_log(default_url(finished.folder, "trailwatch"))
+    log.append(entry("r2", [scan(i) for i in range(100, 200)]))
+    log.close()
+    process = finished.start("pipelines.report", "--run", "d1", "--options", '{"days": 2}')
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    store = MlflowClient(f"sqlite:///{finished.folder / 'mlflow.db'}")
+    experiment = store.get_experiment_by_name("trailwatch-reports")
+    (run,) = store.search_runs([experiment.experiment_id])
+    assert run.data.tags["dag_run_id"] == "d1"
+    assert {item.path for item in store.list_artifacts(run.info.run_id)} >= {"data_docs"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            [
+                "> python -m pipelines.x",
+                "OSError: [Errno 28] No space left on device",
+                "ERROR: failed to reproduce 'x': failed to run: python, exited with 1",
+            ],
+            "No space left",
+        ),
+        (
+            [
+                "lstm: 1/2 epochs",
+                "ERROR: failed to reproduce 'x': failed to run: y, exited with -9",
+            ],
+            "killed by signal 9; before that: lstm: 1/2 epochs",
+        ),
+        ([], "it said nothing"),
+    ],
+)
+def test_the_cause_of_a_failed_stage_is_found(lines, said):
+    assert said in _cause(lines)
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path):
