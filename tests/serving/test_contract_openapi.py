@@ -18,10 +18,11 @@ from schemathesis.specs.openapi.checks import (
 
 from serving.app import create_app
 from serving.settings import Settings
+from tests.behaviour.champions import FULL
 from tests.monitoring.states import written
 from tests.serving.served import served
 
-EXAMPLES = 20
+EXAMPLES = 100 if FULL else 20
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
