@@ -9,15 +9,17 @@ measured where it is installed (`pip install river`), NannyML likewise; neither 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path as File
 
 import numpy as np
 
@@ -313,7 +315,9 @@ def _fastest(job: Callable[[], object], times: int) -> float:
     return min(took)
 
 
-def lines(n: int, peers: int, power: int, world: int, jobs: int) -> Iterator[str]:
+def lines(
+    n: int, peers: int, power: int, world: int, jobs: int, keep: File | None = None
+) -> Iterator[str]:
     """All tables.
 
     Args:
@@ -322,6 +326,7 @@ def lines(n: int, peers: int, power: int, world: int, jobs: int) -> Iterator[str
         power: streams of each drift.
         world: null streams of the simulated world.
         jobs: processes.
+        keep: a file that streams are kept in as they are seen, so that a run goes on with them.
     """
     absent = [name for name in ("river", "nannyml") if find_spec(name) is None]
     if absent:
@@ -329,29 +334,46 @@ def lines(n: int, peers: int, power: int, world: int, jobs: int) -> Iterator[str
     yield from cost_lines()
     quiet = [
         Task(kind, "", seed, 2 if seed < peers else 1)
-        for kind in streams.KINDS
         for seed in range(n)
+        for kind in streams.KINDS
     ]
     quiet += [Task("world", "", seed, 0) for seed in range(world)]
     loud = [
         Task(BASE, drift, seed, 2 if seed < peers else 1)
-        for drift in streams.DRIFTS
         for seed in range(power)
+        for drift in streams.DRIFTS
     ]
+    quiet.sort(key=lambda task: task.seed)
     with ProcessPoolExecutor(jobs) as pool:
-        nulls = _watched(pool, quiet)
+        nulls = _watched(pool, quiet, keep)
         yield from null_lines(nulls)
         if loud:
-            yield from power_lines(nulls[BASE], _watched(pool, loud))
+            yield from power_lines(nulls[BASE], _watched(pool, loud, keep))
 
 
-def _watched(pool: ProcessPoolExecutor, tasks: list[Task]) -> dict[str, list[Paths]]:
-    """What was seen, by drift, or where there is none by kind."""
+def _watched(
+    pool: ProcessPoolExecutor, tasks: list[Task], keep: File | None
+) -> dict[str, list[Paths]]:
+    """What was seen, by drift, or where there is none by kind; what is kept is not seen again."""
+    known = _kept(keep)
     found: dict[str, list[Paths]] = {}
-    for task, paths in zip(tasks, pool.map(watch, tasks), strict=True):
-        found.setdefault(task.drift or task.kind, []).append(paths)
-        print(f"{task.kind} {task.drift} {task.seed}", file=sys.stderr, flush=True)
+    new = [task for task in tasks if task not in known]
+    for task, paths in zip(new, pool.map(watch, new), strict=True):
+        known[task] = paths
+        if keep is not None:
+            plain = {name: [path.days, path.score] for name, path in paths.items()}
+            with keep.open("a") as lines:
+                lines.write(json.dumps([astuple(task), plain]) + "\n")
+    for task in tasks:
+        found.setdefault(task.drift or task.kind, []).append(known[task])
     return found
+
+
+def _kept(keep: File | None) -> dict[Task, Paths]:
+    if keep is None or not keep.exists():
+        return {}
+    rows = [json.loads(line) for line in keep.read_text().splitlines()]
+    return {Task(*task): {name: Path(*p) for name, p in plain.items()} for task, plain in rows}
 
 
 def run(quick: bool) -> list[str]:
@@ -367,8 +389,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--power", type=int, default=20, help="streams of each drift")
     parser.add_argument("--world", type=int, default=20, help="null streams of the world")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--keep", type=File, help="file to keep streams in, and to go on with")
     asked = parser.parse_args(argv)
-    for line in lines(asked.streams, asked.peers, asked.power, asked.world, asked.jobs):
+    counts = (asked.streams, asked.peers, asked.power, asked.world)
+    for line in lines(*counts, asked.jobs, asked.keep):
         print(line, flush=True)
     return 0
 

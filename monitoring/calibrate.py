@@ -429,29 +429,37 @@ class Replay:
 
         At the end of each slot for the window of the last scans, of every second one for others.
         """
-        half, counts, levels, recent = self._stream(rng)
-        slots = np.arange(WARM_UP * A_DAY, (WARM_UP + DAYS) * A_DAY)
-        cells = np.concatenate([np.zeros_like(counts[:1]), np.cumsum(counts, axis=0)])
-        places = np.concatenate([np.zeros_like(levels[:1]), np.cumsum(levels, axis=0)])
-        found = []
+        half, stream = self.stream(rng)
+        return [
+            (half(counts, levels), levels.sum(axis=1)) for counts, levels in self.contents(stream)
+        ]
+
+    def contents(self, stream: Stream) -> list[tuple[Float32 | Int64, Int64]]:
+        """What each window holds along a stream: cells (t, c, CELLS) and levels (t, l)."""
+        blocks, slots = self._blocks, (WARM_UP + DAYS) * A_DAY
+        cells = counted(blocks.codes, stream.slot, slots, stream.row).astype(np.float32)
+        places = _by_group(blocks.level[stream.row], stream.slot, slots, self._levels)
+        cells = np.concatenate([np.zeros_like(cells[:1]), np.cumsum(cells, axis=0)])
+        places = np.concatenate([np.zeros_like(places[:1]), np.cumsum(places, axis=0)])
+        ends = np.arange(WARM_UP * A_DAY, slots)
+        held: list[tuple[Float32 | Int64, Int64]] = []
         for window in WINDOWS:
             if window.days:
-                ends = slots[1::2] + 1
-                since = ends - window.days * A_DAY
-                held = (cells[ends] - cells[since], places[ends] - places[since])
+                stop = ends[1::2] + 1
+                start = stop - window.days * A_DAY
+                held.append((cells[stop] - cells[start], places[stop] - places[start]))
             else:
-                held = self._recent(recent, slots)
-            found.append((half(*held), held[1].sum(axis=1)))
-        return found
+                held.append(self._recent(stream, ends))
+        return held
 
-    def _stream(self, rng: np.random.Generator) -> tuple[Comparison, Float32, Int64, Stream]:
-        """Half as a reference, and of the other half a stream: cells and levels of each slot."""
+    def stream(self, rng: np.random.Generator) -> tuple[Comparison, Stream]:
+        """Some blocks as a reference, and a stream of the others, or of all where they are few."""
         blocks = self._blocks
         if self._unit.name == "day":
             days, other = self._drawn_days(rng)
             drawn = [rng.choice(b, len(b)) for b in (self._boxes_of_day[d] for d in days) if len(b)]
             number = np.array([len(self._boxes_of_day[d]) for d in days])
-            rows = np.concatenate([np.arange(self._starts[d], self._starts[d + 1]) for d in other])
+            rows = _joined([np.arange(self._starts[d], self._starts[d + 1]) for d in other])
         else:
             plays = np.zeros(blocks.boxes, bool)
             plays[rng.permutation(blocks.boxes)[: blocks.boxes // 2]] = True
@@ -463,11 +471,7 @@ class Replay:
             counted(blocks.codes, strata, blocks.strata, rows),
             np.bincount(blocks.level[rows], minlength=self._levels),
         )
-        stream = self._rows(np.concatenate(drawn), number)
-        slots = (WARM_UP + DAYS) * A_DAY
-        counts = counted(blocks.codes, stream.slot, slots, stream.row).astype(np.float32)
-        levels = _by_group(blocks.level[stream.row], stream.slot, slots, self._levels)
-        return half, counts, levels, stream
+        return half, self._rows(_joined(drawn), number)
 
     def _rows(self, drawn: Index, number: Int64) -> Stream:
         """The scans of boxes that follow each other, `number` a day."""
@@ -483,14 +487,16 @@ class Replay:
     def _drawn_boxes(self, mine: Bool, rng: np.random.Generator) -> tuple[list[Index], Int64]:
         """Boxes for each day of a stream, of its weekday where that matters, and how many."""
         weekday = self._blocks.weekdays() * int(self._unit.weekly)
+        groups = range(WEEK if self._unit.weekly else 1)
+        pools = [np.flatnonzero(mine & (self._group_of_box == g)) for g in groups]
+        alike = [np.flatnonzero(weekday == g) for g in groups]
         drawn, first = [], int(rng.integers(WEEK))
         number = np.zeros(WARM_UP + DAYS, np.int64)
         for i in range(len(number)):
-            g = (first + i) % WEEK * int(self._unit.weekly)
-            pool = np.flatnonzero(mine & (self._group_of_box == g))
-            size = len(self._boxes_of_day[rng.choice(np.flatnonzero(weekday == g))])
-            if len(pool) and size:
-                drawn.append(rng.choice(pool, size))
+            g = (first + i) % len(pools)
+            size = len(self._boxes_of_day[rng.choice(alike[g])])
+            if len(pools[g]) and size:
+                drawn.append(rng.choice(pools[g], size))
                 number[i] = size
         return drawn, number
 
@@ -542,6 +548,10 @@ def _newest(blocks: Blocks, unit: Unit) -> Blocks:
         days=blocks.days - first,
         weekday=(blocks.weekday + first) % WEEK,
     )
+
+
+def _joined(parts: list[Index]) -> Index:
+    return np.concatenate([np.empty(0, np.intp), *parts])
 
 
 def _by_group(value: Int32, group: Int64, groups: int, values: int) -> Int64:

@@ -439,6 +439,7 @@ class Reference:
         Raises:
             ReferenceError: there is none, or one of another version, or a damaged one.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
@@ -455,7 +456,7 @@ class Reference:
             read = cls(**plain, **arrays, calibration=calibration)
         except FileNotFoundError as error:
             raise ReferenceError(f"{folder} has no drift reference; train again") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, ReferenceError):
                 raise
             raise ReferenceError(f"the drift reference in {folder} is damaged: {error}") from error

@@ -8,6 +8,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -108,6 +109,16 @@ class Windows:
         if (np.diff(time_us) < 0).any():
             order = np.argsort(time_us, kind="stable")
             codes, level, time_us = codes[order], level[order], time_us[order]
+        if time_us[-1] - time_us[0] <= DAY_US:
+            self._add(codes, level, time_us, now_us)
+            return
+        # A backlog of many days goes by day after day, as it would have come.
+        bounds = np.flatnonzero(np.diff(time_us // DAY_US)) + 1
+        for start, stop in pairwise((0, *bounds.tolist(), len(codes))):
+            self._add(codes[start:stop], level[start:stop], time_us[start:stop], now_us)
+
+    def _add(self, codes: UInt8, level: Int32, time_us: Int64, now_us: int | None) -> None:
+        """Count scans of a day or so, by time."""
         self._remember(codes, level, time_us)
         self._tick(now_us)
         present = self.clock_us // SLOT_US
