@@ -139,7 +139,11 @@ def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics:
     if not store.search_registered_models(f"name = '{model}'"):
         store.create_registered_model(model)
     made = store.create_model_version(
-        model, logged.model_uri, run_id=run, tags=_tags(folder, digest, metrics)
+        model,
+        logged.model_uri,
+        run_id=run,
+        tags=_tags(folder, digest, metrics),
+        model_id=logged.model_id,  # a server takes no source of that kind without it
     )
     return str(made.version)
 
