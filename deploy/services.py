@@ -201,7 +201,7 @@ def _mlflow(place: Place) -> Service:
         image="ml",
         command=(
             *(f"{place.ml}/python", "-m", "mlflow", "server"),
-            *("--host", place.bind, "--port", str(port), "--workers", "2"),
+            *("--host", place.bind, "--port", str(port), "--workers", "1"),
         ),
         needs=("databases",),
         environment={

@@ -39,6 +39,7 @@ _ASK_NEW_S: Final = 0.5
 _MOST_TRIES: Final = 3
 _LONGEST_PAUSE_S: Final = 30.0
 _STEADY_S: Final = 60.0
+_MISSES: Final = 3
 _MUTE_S: Final = 120.0
 _GRACE_S: Final = 15.0
 _LOCK_S: Final = 2.0
@@ -93,6 +94,7 @@ class Running:
     since: float = 0.0
     well_at: float = 0.0
     tries: int = 0
+    misses: int = 0
     again_at: float = 0.0
     ask_at: float = 0.0
     asked: Future[str] | None = None
@@ -211,7 +213,7 @@ class Supervisor:
         running.state, running.why = State.STARTING, ""
         running.starts += 1
         running.since = time.time()
-        running.well_at, running.ask_at, running.asked = 0.0, 0.0, None
+        running.well_at, running.ask_at, running.asked, running.misses = 0.0, 0.0, None, 0
 
     def _environment(self, service: Service) -> dict[str, str]:
         kept = {
@@ -252,6 +254,10 @@ class Supervisor:
             return
         why, running.asked = running.asked.result(), None
         running.ask_at = now + (_ASK_S if running.state == State.HEALTHY else _ASK_NEW_S)
+        running.misses = running.misses + 1 if why else 0
+        if running.state == State.HEALTHY and 0 < running.misses < _MISSES:
+            running.ask_at = now + _ASK_NEW_S  # one answer may be late
+            return
         if not why:
             running.state, running.why, running.well_at = State.HEALTHY, "", now
             if now - _since(running) > _STEADY_S:
