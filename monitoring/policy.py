@@ -299,7 +299,7 @@ class Change:
         policy: the state after it.
         request: a retraining to ask for, to be written with the state.
         opened: the episode that opened.
-        closed: (episode, outcome) that ended: promoted, superseded, rejected, failed, undelivered
+        closed: (episode, outcome) that ended: promoted, superseded, rejected, failed
             or receded.
         notes: (kind, facts) for the history.
     """

@@ -48,6 +48,7 @@ class Pace:
         wrong: the same after the first refusal.
         wrong_longest: and never longer than this.
         follow: between two looks at a run.
+        check: between two looks whether a request could be delivered, while there is none.
         timeout: for an answer.
     """
 
@@ -56,6 +57,7 @@ class Pace:
     wrong: float = 60.0
     wrong_longest: float = 3600.0
     follow: float = 15.0
+    check: float = 600.0
     timeout: float = _PATIENCE_S
 
 
@@ -197,6 +199,7 @@ class Relay:
         self._pace = pace
         self._clock = clock
         self._jitter = jitter
+        self._check_at = 0.0
 
     def work(self, lease: Lease) -> None:
         """One round over all open requests that are due.
@@ -204,9 +207,35 @@ class Relay:
         Raises:
             StoreError, LeaseLostError: see `monitoring.store`.
         """
-        for asked in self._store.requests(*OPEN):
+        waiting = self._store.requests(*OPEN)
+        for asked in waiting:
             if asked.due_us <= self._clock() * SECOND:
                 self._one(lease, asked)
+        if waiting:
+            self._check_at = 0.0
+        elif self._clock() >= self._check_at or self._check_at > self._clock() + self._pace.check:
+            self._check_at = self._clock() + self._pace.check
+            self._check(lease)
+
+    def _check(self, lease: Lease) -> None:
+        """Tell before there is a request that it could not be delivered."""
+        paused, problem, kind = False, "", AIRFLOW
+        try:
+            if self._airflow is not None:
+                paused = self._airflow.is_paused()
+        except UnreachableError as error:
+            problem, kind = str(error), UNREACHABLE
+        except MisconfiguredError as error:
+            problem = str(error)
+        with self._store.change(lease) as step:
+            for one in (AIRFLOW, UNREACHABLE):
+                step.alarm(one, problem if one == kind else "")
+            self._tell_paused(step, paused)
+
+    def _tell_paused(self, step: Transaction, paused: bool) -> None:
+        dag = "" if self._airflow is None else self._airflow.dag
+        told = f"the DAG {dag!r} is paused: its runs wait until somebody unpauses it"
+        step.alarm(PAUSED, told if paused else "")
 
     def _one(self, lease: Lease, asked: Asked) -> None:
         if self._airflow is None:
@@ -224,12 +253,10 @@ class Relay:
         except MisconfiguredError as error:
             self._again(lease, asked, str(error), AIRFLOW)
         else:
-            dag = self._airflow.dag
-            told = f"the DAG {dag!r} is paused: its runs wait until somebody unpauses it"
             with self._store.change(lease) as step:
                 step.alarm(AIRFLOW, "")
                 step.alarm(UNREACHABLE, "")
-                step.alarm(PAUSED, told if paused else "")
+                self._tell_paused(step, paused)
 
     def _deliver(self, lease: Lease, asked: Asked, airflow: Airflow) -> None:
         ours = airflow.trigger(asked.dag_run_id, asked.conf)

@@ -610,7 +610,16 @@ def _path(place: str) -> Path:
 def _engine(address: sa.URL) -> sa.Engine:
     if address.get_backend_name() == "postgresql":
         waits = {"connect_timeout": 5, "application_name": "trailwatch-drift"}
-        return sa.create_engine(address, connect_args=waits, pool_pre_ping=True, pool_size=2)
+        server = sa.create_engine(address, connect_args=waits, pool_pre_ping=True, pool_size=2)
+
+        # Neither a lock nor a monitor that fell asleep in a transaction may hold up the others.
+        @sa.event.listens_for(server, "connect")
+        def patient(connection: Any, _: object) -> None:
+            connection.execute(f"SET lock_timeout = {int(_WAIT_S * 1000)}")
+            connection.execute("SET idle_in_transaction_session_timeout = 60000")
+            connection.commit()
+
+        return server
     engine = sa.create_engine(address, connect_args={"timeout": _WAIT_S})
 
     # The driver would begin a transaction only at its first change, and two that read before

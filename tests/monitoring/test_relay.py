@@ -111,9 +111,9 @@ def test_a_run_is_followed_to_its_end(world: World, end: str):
         assert world.policy.episode.trained_us is not None
     else:
         assert world.policy.person == "episode 1: its run failed"
-    asked = len(world.airflow.asked)
     world.work(3, seconds=1000)
-    assert len(world.airflow.asked) == asked
+    assert world.asked.outcome == end
+    assert world.airflow.triggers() == 1
 
 
 def test_a_run_is_not_asked_after_all_the_time(world: World):
@@ -282,7 +282,7 @@ def test_a_request_of_a_champion_that_is_gone_is_not_delivered(world: World):
     with world.store.change() as step:
         step.apply(p.champion(step.monitor.policy, "8", 3 * DAY))
     world.work(5, seconds=100)
-    assert world.airflow.asked == []
+    assert world.airflow.triggers() == 0
     assert world.asked.outcome == "cancelled"
 
 
@@ -291,6 +291,32 @@ def test_without_airflow_a_request_waits_and_says_so(world: World):
     relay.work(world.lease)
     assert "TRAILWATCH_AIRFLOW_URL" in world.alarms[AIRFLOW]
     assert world.asked.outcome == "pending"
+
+
+def cancel(world: World) -> None:
+    with world.store.change() as step:
+        step.apply(p.champion(step.monitor.policy, "8", 3 * DAY))
+
+
+def test_what_would_hold_up_a_request_is_told_before_there_is_one(world: World):
+    cancel(world)
+    world.airflow.password = "changed"
+    world.airflow.paused = True
+    world.work(400, seconds=6)
+    assert "TRAILWATCH_AIRFLOW_PASSWORD" in world.alarms[AIRFLOW]
+    assert len(world.airflow.asked) <= 5
+    world.airflow.password = "right"
+    world.work(seconds=600)
+    assert list(world.alarms) == [PAUSED]
+
+
+def test_an_alarm_about_a_request_ends_with_it(world: World):
+    world.airflow.failing = [500]
+    world.work()
+    assert UNREACHABLE in world.alarms
+    cancel(world)
+    world.work(2, seconds=1)
+    assert world.alarms == {}
 
 
 def test_something_else_than_airflow_is_an_alarm(world: World):
