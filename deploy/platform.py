@@ -61,8 +61,10 @@ def up(settings: Settings, patience_s: float) -> int:
             print("The platform is up already.")
             _say_where(settings, known)
             return 0
-        print("The platform is on its way up already.")
+        print("The platform runs already, and not everything is healthy yet.")
+        began = False
     else:
+        began = True
         _clear(settings)
         _check_programs(settings)
         secrets = passwords.load(settings.folder)
@@ -71,7 +73,7 @@ def up(settings: Settings, patience_s: float) -> int:
         for folder in services.prepare(settings, secrets):
             print(f"opened {folder} for passing (chmod o+x), so that PostgreSQL's user can")
         _launch(settings)
-    return _follow(settings, patience_s)
+    return _follow(settings, patience_s, began)
 
 
 def supervise(settings: Settings) -> int:
@@ -222,8 +224,14 @@ def _launch(settings: Settings) -> None:
         time.sleep(0.05)
 
 
-def _follow(settings: Settings, patience_s: float) -> int:
-    """Show progress until everything is healthy, or something cannot be."""
+def _follow(settings: Settings, patience_s: float, began: bool) -> int:
+    """Show progress until everything is healthy, or something cannot be.
+
+    Args:
+        settings: of the platform.
+        patience_s: seconds to wait.
+        began: whether this call began the platform, so may end it where it cannot be.
+    """
     give_up = time.monotonic() + patience_s
     with Display() as display:
         while True:
@@ -246,8 +254,10 @@ def _follow(settings: Settings, patience_s: float) -> int:
         print(_tail(settings.logs / f"{one.name}.log"), file=sys.stderr)
     if late and not failed:
         print(f"not everything is healthy after {patience_s:.0f} s", file=sys.stderr)
-    print(f"The platform is taken down again. Logs: {settings.logs}", file=sys.stderr)
-    down(settings)
+    print(f"Logs: {settings.logs}", file=sys.stderr)
+    if began:
+        print("The platform is taken down again.", file=sys.stderr)
+        down(settings)
     return 1
 
 
