@@ -128,10 +128,11 @@ class Airflow:
         if fresh:
             self._log_in()
         answer = self._sent(method, path, body)
-        if answer.status_code == 401 and not fresh:  # the token is old, or its secret has changed
+        # 401: the token is old; 403, as for a user without the right: its secret has changed.
+        if answer.status_code in (401, 403) and not fresh:
             self._log_in()
             answer = self._sent(method, path, body)
-        if answer.status_code == 401:
+        if answer.status_code == 401 or (answer.status_code == 403 and "JWT" in answer.text):
             self._token = ""
             raise MisconfiguredError("Airflow takes its own token for nothing; set its jwt_secret")
         return answer

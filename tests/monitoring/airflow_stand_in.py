@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+_EXPIRED = {"detail": "Token Expired"}
 RUN_ID = re.compile(r"^[A-Za-z0-9_.~:+-]+$")
 
 
@@ -68,7 +69,8 @@ class StandIn:
             if self.failing:
                 return self.failing.pop(0), {"detail": "told to fail"}
             if not self.token or token != f"Bearer {self.token}":
-                return 401, {"detail": "Invalid JWT token"}
+                old = token.startswith("Bearer token-")
+                return (401, _EXPIRED) if old else (403, {"detail": "Invalid JWT token"})
             parts = path.removeprefix("/api/v2/dags/").split("/")
             if parts[0] not in self.dags:
                 return 404, {"detail": f"The DAG with ID: `{parts[0]}` was not found"}

@@ -196,9 +196,11 @@ def test_an_answer_that_does_not_come_is_waited_for_only_so_long(world: World):
     assert list(world.airflow.runs) == [RUN]
 
 
-def test_a_token_that_has_expired_is_replaced_once(world: World):
+@pytest.mark.parametrize("token", ["token-0", "of another secret"])
+def test_a_token_that_is_not_taken_any_more_is_replaced_once(world: World, token: str):
     assert not world.client.is_paused()
-    world.airflow.token = "another"
+    world.airflow.token = "a new one"
+    world.client._token = token
     world.work()
     assert world.asked.outcome == "delivered"
     assert [path for _, path in world.airflow.asked].count("/auth/token") == 2
@@ -226,7 +228,7 @@ def test_a_wrong_password_is_an_alarm_and_no_storm(store: Store, airflow: StandI
 
 @pytest.mark.parametrize(
     ("failing", "said"),
-    [([200, 400], "400"), ([200, 422], "422"), ([403], "may not")],
+    [([200, 400], "400"), ([200, 422], "422"), ([403, 403], "may not")],
     ids=["bad request", "unprocessable", "forbidden"],
 )
 def test_what_is_refused_is_an_alarm_and_no_storm(world: World, failing: list[int], said: str):
