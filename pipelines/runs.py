@@ -88,7 +88,7 @@ def checked(options: dict[str, Any]) -> dict[str, Any]:
 def _prepare(run: Run, asked: argparse.Namespace) -> None:
     options = checked(json.loads(asked.options))
     _demand_champion(run, options)
-    runspace.prepare(run, options)
+    _make_ready(run, options)
 
 
 def _demand_champion(run: Run, options: dict[str, Any]) -> None:
@@ -181,7 +181,20 @@ def _demand_workspace(run: Run) -> None:
     if not (run.folder / "prepared").exists():
         if not run.record.get("commit"):
             raise RunError(f"run {run.id!r} has no workspace; run `prepare` first")
-        runspace.prepare(run, {})
+        _make_ready(run, {})
+
+
+def _make_ready(run: Run, options: dict[str, Any]) -> None:
+    """Make the workspace; where it was cleaned up, bring back how far the run had come."""
+    if not runspace.prepare(run, options):
+        return
+    record = run.record
+    if record.get("published"):
+        run.git("reset", "--quiet", "--hard", record["published"])
+        run.dvc("checkout", "--force", "--quiet")
+    elif record.get("snapshot"):
+        run.note(snapshot=None)
+        snapshot.take(run)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -262,8 +262,8 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-def prepare(run: Run, options: Mapping[str, Any]) -> None:
-    """Make the run's workspace, unless it is there.
+def prepare(run: Run, options: Mapping[str, Any]) -> bool:
+    """Make the run's workspace, unless it is there; returns whether it had to.
 
     Args:
         run: the run.
@@ -277,7 +277,7 @@ def prepare(run: Run, options: Mapping[str, Any]) -> None:
         record = run.note(commit=_head(run.places.home), options=dict(options), id=run.id)
     if (run.folder / "prepared").exists() and (run.workspace / ".git").is_dir():
         say(f"prepare: {run.workspace} is there")
-        return
+        return False
     remove(run)
     commit = record["commit"]
     words = ("git", "clone", "--quiet", "--no-checkout", str(run.places.home), str(run.workspace))
@@ -289,6 +289,7 @@ def prepare(run: Run, options: Mapping[str, Any]) -> None:
     _params(run, record["options"])
     (run.folder / "prepared").write_text(f"{commit}\n")
     say(f"prepare: {run.workspace} at commit {commit[:12]}, branch {run.branch}")
+    return True
 
 
 def pin(run: Run) -> None:
@@ -319,7 +320,7 @@ def _adopt(run: Run, missing: RunError) -> None:
         run.dvc("add", "--quiet", "data")
         if data_hash(run) == pinned:
             return
-        run.git("checkout", "--", "data.dvc")
+        run.git("checkout", "HEAD", "--", "data.dvc")
     raise RunError(
         f"the data that data.dvc pins ({pinned}) are neither in the DVC cache nor in its remote, "
         f"nor in {theirs}; make them with `make data`, or `dvc push` where they are: {missing}"

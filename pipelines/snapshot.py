@@ -116,12 +116,23 @@ class Made:
 
 
 def snapshot(run: Run) -> None:
-    """Make the run's version of `data/`, pin it, and commit data.dvc on the run's branch.
+    """Make the run's version of `data/`; a run that has nothing new ends here.
 
     Raises:
         Skip: a model has been made of the same data and settings already.
         LogError: the log cannot be read.
         RunError: the service's site book cannot be read.
+    """
+    take(run)
+    if run.dag == "retrain" and not run.record["options"].get("force"):
+        _demand_news(run)
+
+
+def take(run: Run) -> None:
+    """Make the run's version of `data/`, pin it, and commit data.dvc on the run's branch.
+
+    Raises:
+        LogError, RunError: see `snapshot`.
     """
     record = run.record
     options = record["options"]
@@ -140,10 +151,8 @@ def snapshot(run: Run) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         told = sentence(made, upto)
         run.commit(f"Snapshot: {told}", "data.dvc")
-        record = run.note(snapshot={**asdict(made), "upto": upto, "data": runspace.data_hash(run)})
+        run.note(snapshot={**asdict(made), "upto": upto, "data": runspace.data_hash(run)})
         say(f"snapshot: {told}")
-    if run.dag == "retrain" and not options.get("force"):
-        _demand_news(run)
 
 
 def sentence(made: Made, upto: int) -> str:

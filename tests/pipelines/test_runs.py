@@ -254,6 +254,17 @@ def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finish
     assert finished.git("show", "runs/retrain/news:data.dvc").count(pinned) == 1
 
 
+def test_a_run_that_was_cleaned_up_can_be_gone_on_with(finished: Home):
+    kept = outputs(finished.workspace("first"))
+    finished.task("first", "clean")
+    assert not finished.workspace("first").exists()
+    finished.task("first", "prepare")
+    assert outputs(finished.workspace("first")) == kept
+    assert (finished.workspace("first") / "work" / "bundle" / "lstm.onnx").exists()
+    commit = finished.git("rev-parse", "runs/retrain/first")
+    assert finished.git("rev-parse", "HEAD", at=finished.workspace("first")) == commit
+
+
 @pytest.mark.full
 def test_the_best_trial_becomes_the_settings_of_a_challenger(finished: Home):
     sweep = ("--dag", "sweep")
