@@ -318,13 +318,23 @@ def summary(decision: Mapping[str, Any]) -> str:
     return "\n".join([*lines, told])
 
 
+def _in_short(decision: Mapping[str, Any]) -> str:
+    """What a decision was made on, for one line of a table."""
+    parts = []
+    for measure, name in (("ap", "mAP"), ("f_beta", "F-beta")):
+        gain = ((decision.get("gains") or {}).get(measure) or {}).get("all") or {}
+        if gain.get("mid") is not None:
+            parts.append(f"{name} {gain['mid']:+.4f}")
+    failed = list(decision.get("refused_by", []))
+    more = [f"{len(failed) - 3} more"] if len(failed) > 3 else []
+    return "; ".join([", ".join(parts), ", ".join([*failed[:3], *more])]).strip("; ")
+
+
 def table(entries: Sequence[Entry]) -> str:
     """The ledger as a table."""
     rows = [("no", "when (UTC)", "what", "from", "to", "who", "on", "why")]
     for entry in entries:
-        figures = ", ".join(entry.decision.get("refused_by", []))
-        if not figures and entry.answers:
-            figures = f"entry {entry.answers}"
+        figures = f"entry {entry.answers}" if entry.answers else _in_short(entry.decision)
         rows.append(
             (
                 str(entry.number),

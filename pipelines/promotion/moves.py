@@ -91,7 +91,7 @@ def settle(ledger: Ledger, store: MlflowClient, model: str, publish: Publish) ->
             model,
             Kind.FOUND,
             who="the registry",
-            why="the alias was moved without the ledger",
+            why="the alias was moved without the ledger" if entries else "it was there before",
             origin=champion_of(entries),
             target=now,
         )
