@@ -33,8 +33,6 @@ from monitoring.windows import StateError
 SECOND: Final = 1_000_000
 PAGE: Final = 5_000
 """Scans that one transaction takes in."""
-PART: Final = 200
-"""Scans that the detector takes in at a time."""
 PRUNE_EVERY: Final = 500
 """Evaluations between two prunings of the history."""
 NO_REFERENCE: Final = "no_reference"
@@ -172,10 +170,7 @@ class Watch:
         if detector is not None and rows:
             batch = self._batch(rows, monitor.digest, reread_us, detector.reference, counts)
             if batch is not None:
-                # In small parts: the windows' clock follows what they have seen so far.
-                for first in range(0, len(batch), PART):
-                    part = batch.take(np.arange(first, min(first + PART, len(batch))))
-                    detector.add(part, None if self._event_clock else now_us)
+                detector.add(batch, None if self._event_clock else now_us)
         evaluation, labels = None, {}
         if detector is not None and not trouble and self._due(now_us):
             evaluation = detector.evaluate(None if self._event_clock else now_us)
