@@ -25,7 +25,7 @@ def publish(run: Run) -> str:
     commit = run.git("rev-parse", "HEAD")
     try:
         # Data before what points to them: a branch that is there can be checked out.
-        run.dvc("push", "--quiet")
+        run.dvc("push")
     except RunError as error:
         raise RunError(f"the DVC remote ({_remote(run)}) did not take the data: {error}") from error
     run.git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{run.branch}")

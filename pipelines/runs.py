@@ -191,7 +191,7 @@ def _make_ready(run: Run, options: dict[str, Any]) -> None:
     record = run.record
     if record.get("published"):
         run.git("reset", "--quiet", "--hard", record["published"])
-        run.dvc("checkout", "--force", "--quiet")
+        run.dvc("checkout", "--force")
     elif record.get("snapshot"):
         run.note(snapshot=None)
         snapshot.take(run)

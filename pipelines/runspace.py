@@ -215,7 +215,8 @@ class Run:
             words, cwd=at or self.workspace, env=self.environment(), capture_output=True, text=True
         )
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            said = [line for line in lines if line and not line.startswith("Having any troubles")]
             raise RunError(f"{shown(words)}: {' '.join(said[-4:]) or 'failed'}")
         return done.stdout.strip()
 
@@ -300,12 +301,12 @@ def pin(run: Run) -> None:
             "`dvc add data`, commit data.dvc, and start a new run"
         )
     try:
-        run.dvc("checkout", "--force", "--quiet", "data.dvc")
+        run.dvc("checkout", "--force", "data.dvc")
         return
     except RunError as missing:
         say(f"prepare: {missing}")
     try:
-        run.dvc("pull", "--force", "--quiet", "data.dvc")
+        run.dvc("pull", "--force", "data.dvc")
     except RunError as error:
         _adopt(run, error)
 
@@ -317,7 +318,7 @@ def _adopt(run: Run, missing: RunError) -> None:
     if theirs.is_dir():
         shutil.rmtree(mine, ignore_errors=True)
         shutil.copytree(theirs, mine)
-        run.dvc("add", "--quiet", "data")
+        run.dvc("add", "data")
         if data_hash(run) == pinned:
             return
         run.git("checkout", "HEAD", "--", "data.dvc")

@@ -147,7 +147,7 @@ def take(run: Run) -> None:
         if made.differs:
             shutil.rmtree(run.workspace / "data")
             os.replace(fresh, run.workspace / "data")
-            run.dvc("add", "--quiet", "data")
+            run.dvc("add", "data")
         shutil.rmtree(fresh, ignore_errors=True)
         told = sentence(made, upto)
         run.commit(f"Snapshot: {told}", "data.dvc")

@@ -163,13 +163,16 @@ def finished(study: optuna.Study) -> int:
 
 
 def default_storage() -> str:
-    """`TRAILWATCH_SWEEPS`, else a SQLite file in the home; PostgreSQL through psycopg."""
-    url = os.environ.get(VARIABLE, "").strip()
-    for prefix in ("postgresql://", "postgres://"):
-        if url.startswith(prefix):
-            return f"postgresql+psycopg://{url.removeprefix(prefix)}"
+    """`TRAILWATCH_SWEEPS`, else the prediction log's database where that is PostgreSQL, else a
+    SQLite file in the home.
+    """
+    named = os.environ.get(VARIABLE, "").strip()
+    for url in (named, os.environ.get("TRAILWATCH_LOG", "").strip()):
+        for prefix in ("postgresql://", "postgres://"):
+            if url.startswith(prefix):
+                return f"postgresql+psycopg://{url.removeprefix(prefix)}"
     home = Path(os.environ.get("TRAILWATCH_HOME", ".")).resolve()
-    return url or f"sqlite:///{home / 'state' / 'sweeps.db'}"
+    return named or f"sqlite:///{home / 'state' / 'sweeps.db'}"
 
 
 def _demand_progress(study: optuna.Study) -> None:

@@ -131,9 +131,12 @@ def test_a_focal_loss_weighs_down_what_is_judged_well():
         fitting.elementwise(logits, target, {"loss": "hinge"})
 
 
-def test_a_postgresql_url_is_asked_through_the_driver_that_is_there(monkeypatch, tmp_path):
+def test_the_database_is_the_one_named_else_the_logs_else_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("TRAILWATCH_SWEEPS", "postgresql://u@h/d")
     assert sweep.default_storage() == "postgresql+psycopg://u@h/d"
     monkeypatch.delenv("TRAILWATCH_SWEEPS")
+    monkeypatch.setenv("TRAILWATCH_LOG", "postgres://u@h/log")
+    assert sweep.default_storage() == "postgresql+psycopg://u@h/log"
+    monkeypatch.setenv("TRAILWATCH_LOG", "sqlite:log.db")
     monkeypatch.setenv("TRAILWATCH_HOME", str(tmp_path))
     assert sweep.default_storage() == f"sqlite:///{tmp_path / 'state' / 'sweeps.db'}"
