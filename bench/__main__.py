@@ -8,9 +8,10 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import explain, history, kernel, log, serving, training
+from bench import drift, explain, history, kernel, log, serving, training
 
 BENCHMARKS: dict[str, Callable[[bool], list[str]]] = {
+    "drift": drift.run,
     "explain": explain.run,
     "history": history.run,
     "kernel": kernel.run,
