@@ -192,12 +192,15 @@ class Feedback:
 class PredictionLog(Protocol):
     """The log. Every method may raise `LogError`; all are safe from several threads."""
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry) -> bool:
         """Write a request, durably, before returning.
 
         A scan that is in the log already is not written again, nor is a second `given` verdict on
         it; so a request that is sent again after a crash completes what was written of it. Revised
         and shadow verdicts on scans that the log does not hold (any more) are left out.
+
+        Returns:
+            Whether all of its scans were new; where not, `given` tells what was answered first.
 
         Raises:
             ValueError: scans and verdicts are not as many, a verdict stands in the wrong list, or

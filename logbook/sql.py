@@ -87,6 +87,7 @@ class _Ticket:
 
     entry: Prepared
     done: bool = False
+    all_new: bool = True
     error: BaseException | None = None
 
 
@@ -101,7 +102,7 @@ class SqlLog:
         self._origins: dict[Origin, int] = {}
         self._origin_of: dict[int, Origin] = {}
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: Entry) -> bool:
         ticket = _Ticket(Prepared.of(entry))
         with self._queue_lock:
             self._queue.append(ticket)
@@ -112,6 +113,7 @@ class SqlLog:
                 self._write_waiting()
         if ticket.error is not None:
             raise LogError(str(ticket.error)) from ticket.error
+        return ticket.all_new
 
     def _write_waiting(self) -> None:
         with self._queue_lock:
@@ -124,7 +126,7 @@ class SqlLog:
             group, self._queue = self._queue[:count], self._queue[count:]
         entries = [ticket.entry for ticket in group]
         try:
-            origins = self._database.write(lambda session: self._add(session, entries))
+            origins, taken = self._database.write(lambda session: self._add(session, entries))
         except BaseException as error:
             for ticket in group:
                 ticket.done, ticket.error = True, error
@@ -133,11 +135,18 @@ class SqlLog:
             return
         if origins is not None:
             self._know(origins)
-        for ticket in group:
-            ticket.done = True
+        for ticket, all_new in zip(group, taken, strict=True):
+            ticket.done, ticket.all_new = True, all_new
 
-    def _add(self, session: Session, entries: list[Prepared]) -> list[Row] | None:
-        """Write entries; returns the table of origins where it was read anew."""
+    def _add(
+        self, session: Session, entries: list[Prepared]
+    ) -> tuple[list[Row] | None, list[bool]]:
+        """Write entries.
+
+        Returns:
+            The table of origins where it was read anew, and of each entry whether all its scans
+            were new.
+        """
         [(request, scan)] = session.rows("SELECT request, scan FROM counters")
         requests, new_requests = _add_requests(session, entries, request)
         origins, fresh_origins = self._numbered(session, entries)
@@ -184,7 +193,7 @@ class SqlLog:
                 waiting,
             ),
         )
-        return fresh_origins
+        return fresh_origins, _all_new(entries, scan, taken)
 
     def _numbered(
         self, session: Session, entries: list[Prepared]
@@ -355,6 +364,16 @@ class SqlLog:
         if number not in self._origin_of:  # another process met it first
             self._know(self._database.read(lambda session: session.rows("SELECT * FROM origins")))
         return self._origin_of[number]
+
+
+def _all_new(entries: list[Prepared], last: int, taken: set[int] | None) -> list[bool]:
+    """Of each entry whether all numbers of its scans, from `last` + 1 on, were taken."""
+    found = []
+    for entry in entries:
+        own = range(last + 1, last + 1 + len(entry.identities))
+        found.append(taken is None or taken.issuperset(own))
+        last += len(own)
+    return found
 
 
 def _add_requests(session: Session, entries: list[Prepared], last: int) -> tuple[list[int], int]:

@@ -381,13 +381,21 @@ class Scorer:
             other = [] if shadow is None else _shadow(*shadow, fresh, at, logged)
             if not fresh:
                 request = replace(request, receipt=_receipt())
-            self._log.append(
+            all_new = self._log.append(
                 Entry(
                     request, [logged[i] for i in fresh], [verdicts[i] for i in fresh],
                     [(scan, verdict) for _, scan, verdict in revised], other,
                     [] if recall is None or by != "model" else _watched(judged, at[fresh]),
                 )
             )  # fmt: skip
+            if not all_new:  # another process answered these scans in the same moment
+                answered = self._log.given([logged[i] for i in fresh])
+                for i, found in zip(fresh, answered, strict=True):
+                    if found is not None and found[0] != request.receipt:
+                        before[i] = found
+                receipts = {found[0] for found in before if found is not None}
+                if len(receipts) == 1 and None not in before:
+                    receipt = receipts.pop()
         if recall is not None:
             changed = [int(at[i]) for i in fresh] + [i for i, _, _ in revised]
             self._mark(judged, np.unique(np.array(changed, dtype=np.intp)), recall)

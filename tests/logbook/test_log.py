@@ -107,9 +107,10 @@ def test_an_entry_sent_again_changes_nothing(log: PredictionLog):
 
 def test_the_same_scans_in_another_request_keep_their_first_answer(log: PredictionLog):
     first = entry("a", [scan(1), scan(2)])
-    log.append(first)
+    assert log.append(first)
     other = [verdict(level=9.0)] * 3
-    log.append(Entry(Request("b", 5, "/score"), [scan(2), scan(3), scan(1)], other))
+    assert not log.append(Entry(Request("b", 5, "/score"), [scan(2), scan(3), scan(1)], other))
+    assert log.append(entry("c", [scan(4)]))
     assert log.given([scan(1), scan(2), scan(3)]) == [
         ("a", first.verdicts[0]),
         ("a", first.verdicts[1]),
@@ -117,7 +118,7 @@ def test_the_same_scans_in_another_request_keep_their_first_answer(log: Predicti
     ]
     _, brought = log.request("b")
     assert [record.scan for record in brought] == [scan(3)]
-    assert log.figures()["verdicts"]["given"] == 3
+    assert log.figures()["verdicts"]["given"] == 4
 
 
 @pytest.mark.parametrize("part", [slice(0, 20), slice(30, 50), slice(10, 40)])

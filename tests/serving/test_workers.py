@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -86,7 +87,7 @@ def rows(request: int) -> list[dict]:
 def test_two_workers_on_shared_stores_keep_every_scan_exactly_once(
     tmp_path: Path, stores: dict[str, str], bundle_folder: Path
 ) -> None:
-    answered: list[int] = []
+    answered: list[tuple[int, str, str]] = []
     failed: list[str] = []
 
     def client(url: str) -> None:
@@ -94,7 +95,8 @@ def test_two_workers_on_shared_stores_keep_every_scan_exactly_once(
         for request in range(REQUESTS):
             answer = httpx.post(f"{url}/score", json={"data": rows(request)}, timeout=30)
             if answer.status_code == 200:
-                answered.append(request)
+                events = json.dumps(answer.json()["EventHistory"])
+                answered.append((request, answer.headers["X-Receipt"], events))
             else:
                 failed.append(answer.text)
 
@@ -109,6 +111,7 @@ def test_two_workers_on_shared_stores_keep_every_scan_exactly_once(
         assert again["repeated"] == SIZE
     assert not failed
     assert len(answered) == 3 * REQUESTS
+    assert len(set(answered)) == REQUESTS  # one answer each, and so one receipt
     events = [1 + i for i in range(REQUESTS * SIZE)]
     in_log(stores["log"], events)
     in_history(stores["history"], events)
