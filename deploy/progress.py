@@ -66,6 +66,7 @@ class Display:
 
 
 def _table(rows: list[Row], passed_s: float) -> Table:
+    from rich.markup import escape
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
@@ -78,5 +79,5 @@ def _table(rows: list[Row], passed_s: float) -> Table:
     )
     for name, state, why in rows:
         colour = _COLOURS.get(state, "dim")
-        table.add_row(name, f"[{colour}]{state}[/]", f"[dim]{why}[/]")
+        table.add_row(name, f"[{colour}]{state}[/]", f"[dim]{escape(why)}[/]")
     return table
