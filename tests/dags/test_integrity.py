@@ -211,6 +211,8 @@ def test_settling_needs_an_answer(bag):
 
     with pytest.raises(AirflowSkipException):
         arguments(None)
+    asked = bag.dags["retrain"].get_task("train").arguments({"run_id": "r"})
+    assert asked == ["stage", "train", "--run", "r", "--dag", "retrain", "--take-over"]
     yes = {"chosen_options": ["Approve"], "responded_by_user": {"id": "1", "name": "ann"}}
     assert arguments(yes)[-4:] == ["--answer", "approve", "--by", "ann"]
     no = {"chosen_options": ["Reject"], "responded_by_user": None}
