@@ -33,7 +33,7 @@ def scans(log: PredictionLog, upto: int, after: int = 0) -> pa.Table:
     """Logged scans with ids above `after` and up to `upto`, in the order of the log.
 
     Returns:
-        A table of `SCHEMA`; 0.3 KB of memory a scan.
+        A table of `SCHEMA`; 0.1 KB of memory a scan.
 
     Raises:
         LogError: the log cannot be read.
