@@ -49,7 +49,8 @@ def main() -> int:
     if not (folder / "models" / "weights").is_dir():
         print(f"{model} has no champion, and {folder} no weights: the rules judge until a training")
         return 0
-    out = Path(os.environ["TRAILWATCH_STATE"]) / "platform" / "first-bundle"
+    # The registry keeps a bundle under its folder's name, and looks for it under this one.
+    out = Path(os.environ["TRAILWATCH_STATE"]) / "platform" / "first" / "bundle"
     words = [sys.executable, "-m", "pipelines.register", "--out", str(out)]
     return subprocess.run(words, cwd=folder, check=False).returncode
 
