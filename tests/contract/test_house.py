@@ -50,7 +50,7 @@ VIOLATIONS = [
 
 # What belongs to one machine or one registry, and so to no file of the product.
 OF_A_MACHINE = re.compile(
-    r"(?<![\w.}$~/])/(?:(?:root|work|mnt|srv)/|opt/(?!airflow))\w"  # this or that machine
+    r"(?<![\w.}$~/])/(?:(?:root|work|mnt|srv)/|opt/(?!airflow|ml\b))\w"  # this or that machine
     r"|(?<![\w.}$~/])/(?:home|Users)/(?!airflow)\w"  # somebody's home
     r"|file:/{2,}\w"
     r"|\b[A-Z]:\\\w"
