@@ -58,6 +58,8 @@ _SIGNIFICANT: Final = 0.05
 _VERY_SIGNIFICANT: Final = 0.005
 """Of resemblance to the day before: whole weeks cost most of what the reference can tell."""
 _TOP_SITES: Final = 8
+_TAIL: Final = 0.995
+"""Of one comparison; some twenty independent ones make the target."""
 
 BOXES: Final = 200
 """Boxes that a calibration by box needs."""
@@ -125,7 +127,8 @@ def calibrated(
     interval: dict[str, tuple[float, float] | None] = {}
     for tier in ("warn", "retrain"):
         mine = np.array([window.tier == tier for window in WINDOWS])
-        threshold[mine] = thresholds(chosen[:, mine], reference.floor)
+        raised = few_blocks(blocks.count(unit))
+        threshold[mine] = thresholds(chosen[:, mine], reference.floor, raised=raised)
         alarms = int((held[:, mine] >= threshold[mine]).any(axis=(1, 2)).sum())
         estimate[tier] = alarms / held_out if held_out else None
         interval[tier] = clopper_pearson(alarms, held_out) if held_out else None
@@ -146,7 +149,9 @@ def calibrated(
     return replace(reference, calibration=calibration)
 
 
-def thresholds(peaks: Float64, floor: Float64, target: float = TARGET) -> Float64:
+def thresholds(
+    peaks: Float64, floor: Float64, target: float = TARGET, raised: float = 1.0
+) -> Float64:
     """Thresholds of windows and columns, float64 (w, c), that few streams reach anywhere.
 
     Each column in each window has its own middle and spread, the median of its peaks and how far
@@ -158,6 +163,7 @@ def thresholds(peaks: Float64, floor: Float64, target: float = TARGET) -> Float6
         peaks: float64 (r, w, c), the largest distance of each stream.
         floor: float64 (c,), smallest thresholds.
         target: wanted share.
+        raised: factor for what the streams cannot show (`few_blocks`).
     """
     middle, high = np.quantile(peaks[::2], (0.5, 0.9), axis=0)
     spread = np.maximum(high - middle, np.maximum(0.1 * middle, 1e-3))
@@ -166,7 +172,18 @@ def thresholds(peaks: Float64, floor: Float64, target: float = TARGET) -> Float6
     rank = int(np.ceil((1 - target) * (len(rest) + 1))) - 1
     factor = max(float(np.sort(over)[min(rank, len(over) - 1)]), 0.0)
     # Just above the chosen stream's own peak, which so is no alarm.
-    return np.asarray(np.maximum(floor, (middle + spread * factor) * (1 + 1e-9)))
+    return np.asarray(np.maximum(floor, (middle + spread * factor) * raised * (1 + 1e-9)))
+
+
+def few_blocks(blocks: int) -> float:
+    """Factor of thresholds that rest on so many blocks; 1.36 for 8 weeks, 1.08 for 28 days.
+
+    The next month has weeks that none of few was like, and no resampling shows them. Student's t
+    tells by how much a deviation judged by few others exceeds one that many are known of.
+    """
+    from scipy.stats import norm, t
+
+    return float(t.ppf(_TAIL, max(blocks - 1, 1)) / norm.ppf(_TAIL))
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from monitoring.calibrate import (
     Unit,
     calibrated,
     clopper_pearson,
+    few_blocks,
     thresholds,
 )
 from monitoring.drift import Detector
@@ -62,6 +63,13 @@ def test_thresholds_follow_each_columns_own_spread():
     np.testing.assert_allclose(found[1:] / found[0], [2, 4], rtol=0.25)
     new = np.abs(rng.normal(size=(4000, 3))) * [0.1, 0.2, 0.4]
     assert 0.04 < (new >= found).any(axis=1).mean() < 0.2
+
+
+def test_few_blocks_raise_thresholds():
+    assert few_blocks(8) == pytest.approx(1.36, abs=0.01)
+    assert few_blocks(28) == pytest.approx(1.08, abs=0.01)
+    assert few_blocks(10_000) == pytest.approx(1, abs=1e-3)
+    assert few_blocks(1) == few_blocks(2) > few_blocks(3) > few_blocks(4)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (1, 200)])
