@@ -38,6 +38,10 @@ def publish(run: Run) -> str:
 
 
 def _remote(run: Run) -> str:
-    """Names and places of the remotes, without what may be a password."""
-    listed = [line.split() for line in run.dvc("remote", "list").splitlines()]
-    return ", ".join(f"{words[0]} {words[1].split('@')[-1]}" for words in listed)
+    """Name and place of the remote, without what may be a password."""
+    from dvc.config import Config
+
+    settings = Config(dvc_dir=str(run.workspace / ".dvc"))
+    name = str(settings["core"].get("remote", ""))
+    url = str(settings["remote"].get(name, {}).get("url", ""))
+    return f"{name} {url.split('@')[-1]}".strip() or "none is configured"
