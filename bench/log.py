@@ -24,6 +24,8 @@ from logbook.opened import open_log
 
 _SCANS = 50
 _THREADS = 8
+_MONITORED = 26
+"""Columns that monitoring reads of a scan."""
 
 
 def run(quick: bool) -> list[str]:
@@ -38,7 +40,7 @@ def run(quick: bool) -> list[str]:
         for log in logs.values():
             stack.callback(log.close)
         entries = (_entry(i) for i in count())
-        jobs: dict[str, Callable[[Entry], None]] = {
+        jobs: dict[str, Callable[[Entry], object]] = {
             "plain insert": _plain(stack, Path(folder) / "plain.db"),
             **{name: log.append for name, log in logs.items()},
         }
@@ -124,17 +126,19 @@ def _entry(i: int) -> Entry:
         )
         for row in numbers.tolist()
     ]
-    return Entry(Request(f"r{i}", 1_700_000_000_000_000 + i, "/score", "s" * 64), scans, verdicts)
+    request = Request(f"r{i}", 1_700_000_000_000_000 + i, "/score", "s" * 64)
+    monitored = random.random((_SCANS, _MONITORED), dtype=np.float32)
+    return Entry(request, scans, verdicts, monitored=[row.tobytes() for row in monitored])
 
 
-def _plain(stack: ExitStack, file: Path) -> Callable[[Entry], None]:
+def _plain(stack: ExitStack, file: Path) -> Callable[[Entry], object]:
     """The floor: the same facts as rows of one table, one index, one transaction."""
     connection = sqlite3.connect(file, isolation_level=None)
     stack.callback(connection.close)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     names = ["epc", "lot", "event_id", "location_id", "op", "time_us", "file_id", "receipt"]
-    names += [f"s{k}" for k in range(15)]
+    names += [f"s{k}" for k in range(15)] + ["monitored"]
     connection.execute(f"CREATE TABLE scans ({', '.join(names)})")
     connection.execute("CREATE INDEX scans_epc ON scans (epc)")
     marks = ", ".join("?" for _ in names)
@@ -147,8 +151,11 @@ def _plain(stack: ExitStack, file: Path) -> Callable[[Entry], None]:
                 *verdict.score,
                 *verdict.model,
                 *verdict.rules,
+                watched,
             )
-            for scan, verdict in zip(entry.scans, entry.verdicts, strict=True)
+            for scan, verdict, watched in zip(
+                entry.scans, entry.verdicts, entry.monitored, strict=True
+            )
         ]
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(f"INSERT INTO scans VALUES ({marks})", rows)
