@@ -653,9 +653,13 @@ def _failed(name: str, error: SQLAlchemyError) -> StoreError:
 
 def _monitor(row: sa.Row[Any]) -> Monitor:
     told = row._mapping
+    try:
+        policy = Policy.from_json(row.policy)
+    except ValueError as error:
+        raise StoreError(f"the state of {row.model!r} cannot be read: {error}") from error
     return Monitor(
         model=row.model,
-        policy=Policy.from_json(row.policy),
+        policy=policy,
         offset=told["offset"],
         seen_us=row.seen_us,
         reread_us=row.reread_us,

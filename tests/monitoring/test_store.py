@@ -228,6 +228,17 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
         open_store(url, "trailwatch")
 
 
+def test_a_policy_of_another_format_is_told(tmp_path: Path):
+    url = f"sqlite:{tmp_path / 'drift.db'}"
+    store = open_store(url, "trailwatch", create=True)
+    store.lease("a", 60)
+    with sqlite3.connect(tmp_path / "drift.db") as connection:
+        connection.execute("UPDATE drift_monitors SET policy = replace(policy, '1', '2')")
+    with pytest.raises(StoreError, match="not of format 1"):
+        store.monitor()
+    store.close()
+
+
 @pytest.mark.parametrize("url", ["mysql://x", "sqlite:", "memory:"])
 def test_other_urls_are_refused(url: str):
     with pytest.raises(ValueError, match="sqlite:<file>"):
