@@ -39,6 +39,7 @@ def test_killed_at_random_moments_one_episode_is_one_run(tmp_path: Path, part: i
                 time.sleep(chance.uniform(0.0, 0.6))  # everything happens in a few tenths
                 kill(monitor)
             monitor = one.start()
+            one.until_active(monitor, 3)
             one.until(monitor, settled)
             time.sleep(0.5)
             assert end(monitor) == 0
