@@ -232,7 +232,8 @@ def null_lines(found: dict[str, list[Paths]]) -> Iterator[str]:
             mine = [p[method] for p in paths if method in p]
             alarms = sum(path.peak >= _default(method) for path in mine)
             low, high = clopper_pearson(alarms, len(mine))
-            tuned = f"{tuned_threshold([path.peak for path in mine]):.3g}"
+            peaks = [path.peak for path in mine]
+            tuned = f"{tuned_threshold(peaks):.3g}" if any(peaks) else "any"
             yield (
                 f"  {method:34}{len(mine):8d}{alarms / len(mine):7.2f}"
                 f"{f'[{low:.2f}, {high:.2f}]':>16}{tuned:>9}"
