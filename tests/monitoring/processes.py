@@ -25,6 +25,7 @@ class Monitored:
 
     def __init__(self, home: Path, airflow: str, **more: str) -> None:
         self.home = home
+        self.started: list[subprocess.Popen[bytes]] = []
         self.log = open_log(f"sqlite:{home / 'log.db'}")
         self.site = Site(self.log)
         bundle = home / "bundle"
@@ -55,7 +56,7 @@ class Monitored:
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.home / "monitor.log").open("ab") as said:
-            return subprocess.Popen(
+            monitor = subprocess.Popen(
                 [sys.executable, "-m", "monitoring"],
                 cwd=self.home,
                 env=self.environment,
@@ -63,6 +64,8 @@ class Monitored:
                 stdout=said,
                 stderr=said,
             )
+        self.started.append(monitor)
+        return monitor
 
     def until(
         self,
@@ -97,6 +100,9 @@ def monitored(home: Path, airflow: str, **more: str) -> Iterator[Monitored]:
     try:
         yield one
     finally:
+        for monitor in one.started:
+            if monitor.poll() is None:
+                kill(monitor)
         one.log.close()
 
 
