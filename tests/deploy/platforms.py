@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ def until(true: Callable[[], object], patience_s: float, what: str) -> None:
     while not true():
         assert time.monotonic() < give_up, f"{what} does not come true in {patience_s:.0f} s"
         time.sleep(0.5)
+
+
+def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that run; one that has ended and waits to be told off by init does not."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 @dataclass(frozen=True)

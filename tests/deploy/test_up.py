@@ -21,7 +21,7 @@ import pytest
 from deploy import passwords
 from deploy.services import PROJECT, native, services
 from deploy.supervisor import State
-from tests.deploy.platforms import Platform, platform, states, trigger, until
+from tests.deploy.platforms import Platform, platform, running, states, trigger, until
 
 TINY = """
     import os
@@ -189,7 +189,7 @@ def test_what_is_killed_comes_back(up, airflow):
         )
 
     until(back, 240, "the services come back")
-    assert not [process for process in workers if process.is_running()]
+    assert not running(workers)
     assert trigger(airflow, "tiny", "afterwards") == 200
     until(lambda: states(airflow, "tiny")["afterwards"] == "success", 180, "the run ends")
 
@@ -203,7 +203,7 @@ def test_down_leaves_nothing_even_of_a_killed_supervisor(up):
     assert "supervisor is dead" in shown.stdout
     done = up.command("down")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not [process for process in processes if process.is_running()]
+    assert not running(processes)
     assert not up.processes()
     for port in up.settings.ports.values():
         with socket.socket() as trial:

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deploy.platforms import Platform, states, trigger, until
+from tests.deploy.platforms import Platform, running, states, trigger, until
 from tests.pipelines.homes import Home
 from tests.platform.homes_up import (
     PATIENCE_S,
@@ -91,5 +91,5 @@ def test_down_leaves_nothing(up):
     assert processes
     done = up.command("down")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not [process for process in processes if process.is_running()]
+    assert not running(processes)
     assert not up.processes()
