@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from models import bundle, lstm, onnx
 from models.registry import CHALLENGER as CHALLENGER
 from models.registry import CHAMPION as CHAMPION
-from models.registry import DIGEST_TAG
+from models.registry import DIGEST_TAG, INSIDE
 from models.registry import alias as alias
 from models.registry import fetch as fetch
 from pipelines import params, tracking
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         "--as-is", action="store_true", help="register the bundle that --out holds already"
     )
     asked = parser.parse_args(argv)
+    if asked.out.name != Path(INSIDE).name:
+        parser.error(f"--out is {asked.out}; its last folder must be called {Path(INSIDE).name}")
     model = params.load()["register"]["model"]
     if not asked.as_is:
         assemble(asked.weights, asked.out)
@@ -111,6 +114,13 @@ def version_of(store: MlflowClient, model: str, digest: str) -> str | None:
     return min((str(version.version) for version in found), key=int, default=None)
 
 
+def _code(aside: Path) -> list[str]:
+    """The rooms that a registered model needs, without caches and weights."""
+    ignored = shutil.ignore_patterns("__pycache__", "weights", ".gitignore")
+    rooms = ("trail", "models", "intake")
+    return [str(shutil.copytree(ROOT / room, aside / room, ignore=ignored)) for room in rooms]
+
+
 def _kept(store: MlflowClient, model: str, digest: str, made: str) -> str:
     """The version to keep where somebody else has registered the same bundle meanwhile."""
     first = version_of(store, model, digest)
@@ -126,14 +136,18 @@ def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics:
 
     weights = json.loads((folder / "provenance.json").read_text())["weights_digest"]
     run = tracking.run_for(store, model, "weights_digest", weights, {"stage": "register"})
-    with mlflow.start_run(run_id=run), warnings.catch_warnings():
+    with (
+        mlflow.start_run(run_id=run),
+        tempfile.TemporaryDirectory() as aside,
+        warnings.catch_warnings(),
+    ):
         # MLflow would like type hints on `predict`, and takes them for a schema of the input.
         warnings.simplefilter("ignore", UserWarning)
         logged = mlflow.pyfunc.log_model(
             name="bundle",
             python_model=str(Path(__file__).with_name("packaged.py")),
             artifacts={"bundle": str(folder)},
-            code_paths=[str(ROOT / room) for room in ("trail", "models", "intake")],
+            code_paths=_code(Path(aside)),
             pip_requirements=_requirements(),
         )
     if not store.search_registered_models(f"name = '{model}'"):
