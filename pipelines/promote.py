@@ -139,11 +139,11 @@ class Command:
         if approved:
             self._usable(open_.target)
             entry = self._moved(
-                Kind.PROMOTE, open_.origin, open_.target, decision=decision, answers=open_.number
+                Kind.PROMOTE, open_.origin, open_.target, decision=decision, settles=open_.number
             )
         else:
             entry = self._noted(
-                Kind.REJECTED, decision, open_.origin, open_.target, answers=open_.number
+                Kind.REJECTED, decision, open_.origin, open_.target, settles=open_.number
             )
         self._write(published.full(entry))
         outcome = published.OUTCOMES[entry.kind]
@@ -251,7 +251,7 @@ class Command:
         expected: str,
         target: str,
         decision: Mapping[str, Any] | None = None,
-        answers: int = 0,
+        settles: int = 0,
     ) -> Entry:
         return moves.move(
             self.ledger,
@@ -264,11 +264,11 @@ class Command:
             why=self._asked.why,
             publish=self._publish,
             decision=decision,
-            answers=answers,
+            settles=settles,
         )
 
     def _noted(
-        self, kind: Kind, decision: Mapping[str, Any], origin: str, target: str, answers: int = 0
+        self, kind: Kind, decision: Mapping[str, Any], origin: str, target: str, settles: int = 0
     ) -> Entry:
         """A decision that moves nothing."""
         entry = self.ledger.append(
@@ -278,7 +278,7 @@ class Command:
             why=self._asked.why,
             origin=origin,
             target=target,
-            answers=answers,
+            settles=settles,
             decision=decision,
         )
         self._publish(entry)
@@ -334,7 +334,7 @@ def table(entries: Sequence[Entry]) -> str:
     """The ledger as a table."""
     rows = [("no", "when (UTC)", "what", "from", "to", "who", "on", "why")]
     for entry in entries:
-        figures = f"entry {entry.answers}" if entry.answers else _in_short(entry.decision)
+        figures = f"entry {entry.settles}" if entry.settles else _in_short(entry.decision)
         rows.append(
             (
                 str(entry.number),

@@ -177,7 +177,8 @@ def _tags(folder: Path, digest: str, metrics: Path) -> dict[str, str]:
 
 def _run_tags() -> dict[str, str]:
     """Which settings, and which run of a DAG, where there is one."""
-    tags = {"params_hash": params.digest()}
+    settings = Path("params.yaml")
+    tags = {"params_hash": params.digest(settings)} if settings.exists() else {}
     for tag, variable in _OF_A_RUN.items():
         if os.environ.get(variable):
             tags[tag] = os.environ[variable]

@@ -44,7 +44,7 @@ class Kind(StrEnum):
     FOUND = "found"
     """The alias pointed elsewhere than the ledger said: it was moved without the ledger."""
     PROMOTE = "promote"
-    """The champion is to change; only carried out when an entry `DONE` answers it."""
+    """The champion is to change; only carried out when an entry `DONE` settles it."""
     ROLLBACK = "rollback"
     """Likewise, back to an earlier champion."""
     DONE = "done"
@@ -74,7 +74,7 @@ class Entry:
         why: their reason.
         origin: champion before, "" where there was none.
         target: the version that it is about.
-        answers: number of the entry that this one answers, 0 for none.
+        settles: number of the entry that this one settles, 0 for none.
         decision: the whole decision with its figures, {} where there was nothing to measure.
         previous: hash of the entry before, "" for the first.
         hash: of all the above.
@@ -88,7 +88,7 @@ class Entry:
     why: str
     origin: str
     target: str
-    answers: int
+    settles: int
     decision: Mapping[str, Any]
     previous: str
     hash: str = ""
@@ -110,7 +110,7 @@ _LEDGER = sa.Table(
         sa.Column(name, sa.Text, nullable=False)
         for name in ("at", "kind", "who", "why", "origin", "target")
     ),
-    sa.Column("answers", sa.Integer, nullable=False),
+    sa.Column("settles", sa.Integer, nullable=False),
     *(sa.Column(name, sa.Text, nullable=False) for name in ("decision", "previous", "hash")),
 )
 
@@ -224,7 +224,7 @@ class Ledger:
         why: str = "",
         origin: str = "",
         target: str = "",
-        answers: int = 0,
+        settles: int = 0,
         decision: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Add an entry; arguments as the attributes of `Entry`.
@@ -253,7 +253,7 @@ class Ledger:
                 why=why,
                 origin=origin,
                 target=target,
-                answers=answers,
+                settles=settles,
                 decision=dict(decision or {}),
                 previous=previous,
             )

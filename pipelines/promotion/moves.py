@@ -39,7 +39,7 @@ def before(entries: Sequence[Entry]) -> str:
 
 
 def _walked(entries: Sequence[Entry]) -> list[str]:
-    done = {entry.answers for entry in entries if entry.kind is Kind.DONE}
+    done = {entry.settles for entry in entries if entry.kind is Kind.DONE}
     walked: list[str] = []
     for entry in entries:
         if entry.kind is Kind.FOUND or (entry.kind is Kind.PROMOTE and entry.number in done):
@@ -52,14 +52,14 @@ def _walked(entries: Sequence[Entry]) -> list[str]:
 
 def unfinished(entries: Sequence[Entry]) -> Entry | None:
     """The move that was begun and neither carried out nor given up; the last one at most."""
-    closed = {e.answers for e in entries if e.kind in (Kind.DONE, Kind.ABANDONED)}
+    closed = {e.settles for e in entries if e.kind in (Kind.DONE, Kind.ABANDONED)}
     begun = [e for e in entries if e.kind in MOVES and e.number not in closed]
     return begun[-1] if begun else None
 
 
 def waiting(entries: Sequence[Entry], version: str = "") -> Entry | None:
     """The last decision that waits for approval, of a version or of any."""
-    answered = {e.answers for e in entries if e.kind in (Kind.PROMOTE, Kind.REJECTED)}
+    answered = {e.settles for e in entries if e.kind in (Kind.PROMOTE, Kind.REJECTED)}
     open_ = [e for e in entries if e.kind is Kind.WAITING and e.number not in answered]
     mine = [e for e in open_ if version in ("", e.target)]
     return mine[-1] if mine else None
@@ -84,7 +84,7 @@ def settle(ledger: Ledger, store: MlflowClient, model: str, publish: Publish) ->
             why=f"the alias pointed to {now or 'nothing'} when it was to be finished",
             origin=begun.origin,
             target=begun.target,
-            answers=begun.number,
+            settles=begun.number,
         )
     if champion_of(entries) != now:
         ledger.append(
@@ -110,7 +110,7 @@ def move(
     why: str,
     publish: Publish,
     decision: Mapping[str, Any] | None = None,
-    answers: int = 0,
+    settles: int = 0,
 ) -> Entry:
     """Make a version champion if the champion is still the expected one.
 
@@ -125,7 +125,7 @@ def move(
         why: their reason.
         publish: makes the decision known, told the entry; it may be called again after a crash.
         decision: figures.
-        answers: entry that this one answers.
+        settles: entry that this one settles.
 
     Raises:
         StaleError: the champion is another one by now; nothing was changed.
@@ -145,7 +145,7 @@ def move(
             why=why,
             origin=expected,
             target=target,
-            answers=answers,
+            settles=settles,
             decision=decision,
         )
         _carry_out(ledger, store, begun, publish)
@@ -157,7 +157,7 @@ def _carry_out(ledger: Ledger, store: MlflowClient, begun: Entry, publish: Publi
     entries = ledger.entries(begun.model)
     previous = begun.origin
     if begun.kind is Kind.ROLLBACK:
-        done = Entry(**{**_fields(begun), "kind": Kind.DONE, "answers": begun.number})
+        done = Entry(**{**_fields(begun), "kind": Kind.DONE, "settles": begun.number})
         previous = before([*entries, done])
     registry.move_champion(store, begun.model, begun.target, previous)
     publish(begun)
@@ -167,7 +167,7 @@ def _carry_out(ledger: Ledger, store: MlflowClient, begun: Entry, publish: Publi
         who=begun.who,
         origin=begun.origin,
         target=begun.target,
-        answers=begun.number,
+        settles=begun.number,
     )
 
 

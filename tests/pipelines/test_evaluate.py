@@ -170,8 +170,9 @@ def test_names_and_numbers_of_the_answers_are_the_same(place, tmp_path):
 
 def test_only_evaluate_opens_the_natural_answers():
     word = re.compile(r"answers\.parquet|\.answers\b|\bANSWERS\b|\bread_answers\b")
-    # The first opens them; the second says where they lie, and opens nothing.
-    allowed = {ROOT / "pipelines" / "evaluate.py", ROOT / "intake" / "layout.py"}
+    # The first opens them; the second says where they lie, the third copies them unread.
+    names = ("pipelines/evaluate.py", "intake/layout.py", "pipelines/snapshot.py")
+    allowed = {ROOT / name for name in names}
     rooms = ("trail", "models", "intake", "pipelines", "serving", "monitoring", "dags", "bench")
     for path in (path for room in rooms for path in (ROOT / room).rglob("*.py")):
         if path not in allowed:

@@ -164,7 +164,7 @@ def test_a_decision_waits_for_approval(home):
     assert champion() == EQUAL
     waited = [e for e in entries() if e.kind is Kind.WAITING]
     [approved] = [e for e in entries() if e.kind is Kind.PROMOTE]
-    assert approved.answers == waited[-1].number
+    assert approved.settles == waited[-1].number
     assert approved.decision["gates"] == waited[-1].decision["gates"]
     run("--approve", status=1)
 

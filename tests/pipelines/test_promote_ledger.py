@@ -76,12 +76,12 @@ def test_entries_come_back_as_they_were_written_and_in_their_order(url):
         ("INSERT INTO promotion_ledger SELECT * FROM promotion_ledger WHERE number = 1", "not the"),
         (
             "INSERT INTO promotion_ledger SELECT model, 4, at, kind, who, why, origin, target, "
-            "answers, decision, hash, 'x' FROM promotion_ledger WHERE number = 2",
+            "settles, decision, hash, 'x' FROM promotion_ledger WHERE number = 2",
             "not the next",
         ),
         (
             "INSERT INTO promotion_ledger SELECT model, 3, at, kind, who, why, origin, target, "
-            "answers, decision, 'forged', 'x' FROM promotion_ledger WHERE number = 2",
+            "settles, decision, 'forged', 'x' FROM promotion_ledger WHERE number = 2",
             "not the next",
         ),
     ],
@@ -107,7 +107,7 @@ def test_no_row_is_replaced_and_no_table_emptied(tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    "change", ["target = '9'", "decision = '{}'", "at = '2020'", "answers = 1"]
+    "change", ["target = '9'", "decision = '{}'", "at = '2020'", "settles = 1"]
 )
 def test_a_change_around_the_triggers_is_noticed(tmp_path, change):
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
@@ -215,8 +215,8 @@ def test_the_ledger_stands_with_mlflow_unless_named(tmp_path, monkeypatch):
 # What the ledger says of the champion
 
 
-def entry(number: int, kind: Kind, target: str, answers: int = 0) -> Entry:
-    return Entry("m", number, "", kind, "ann", "", "", target, answers, {}, "")
+def entry(number: int, kind: Kind, target: str, settles: int = 0) -> Entry:
+    return Entry("m", number, "", kind, "ann", "", "", target, settles, {}, "")
 
 
 @given(st.lists(st.one_of(st.integers(1, 9), st.just("back"), st.just("refused"), st.just("died"))))
