@@ -88,10 +88,23 @@ def behind(store: MlflowClient, model: str, name: str) -> Version | None:
     Raises:
         MlflowException: the store cannot be asked.
     """
+    return _asked(store.get_model_version_by_alias, model, name)
+
+
+def find_version(store: MlflowClient, model: str, number: str) -> Version | None:
+    """A version by its number, None where a model has no such version.
+
+    Raises:
+        MlflowException: the store cannot be asked.
+    """
+    return _asked(store.get_model_version, model, number)
+
+
+def _asked(ask: Callable[[str, str], Any], model: str, name: str) -> Version | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        found = store.get_model_version_by_alias(model, name)
+        found = ask(model, name)
     except MlflowException as error:
         # An unknown model is one code, an unknown alias of a known model the other.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -104,23 +117,6 @@ def alias(store: MlflowClient, model: str, name: str) -> str | None:
     """Version that an alias of a model points to, or None."""
     found = behind(store, model, name)
     return found.number if found else None
-
-
-def find_version(store: MlflowClient, model: str, number: str) -> Version | None:
-    """A version by its number, None where a model has no such version.
-
-    Raises:
-        MlflowException: the store cannot be asked.
-    """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = store.get_model_version(model, number)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return Version(str(found.version), str(found.tags.get(DIGEST_TAG, "")))
 
 
 def move_champion(store: MlflowClient, model: str, number: str, previous: str) -> None:

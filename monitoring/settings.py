@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from logbook.opened import default_url as default_log
+from monitoring.environment import SettingsError as SettingsError
+from monitoring.environment import given, wrong
 from monitoring.store import default_url
 
-PREFIX: Final = "TRAILWATCH_"
 CLOCKS: Final = ("received", "event")
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; names the variable, its value and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +70,17 @@ class Settings:
         Raises:
             SettingsError: a value cannot be used.
         """
-        given = os.environ if environment is None else environment
-        defaults = cls()
-        values: dict[str, Any] = {}
-        for one in fields(cls):
-            name = PREFIX + one.name.upper()
-            text = given.get(name, "").strip()
-            if not text:
-                continue
-            kind = type(getattr(defaults, one.name))
-            try:
-                values[one.name] = kind(text)
-            except ValueError as error:
-                raise SettingsError(f"{name} is {text!r}; give a {kind.__name__}") from error
-        return cls(**values)._checked()
+        return replace(cls(), **given(cls(), environment))._checked()
 
     def _checked(self) -> Settings:
         for name, allowed in (("drift_clock", CLOCKS), ("drift_report", ("on", "off"))):
             if getattr(self, name) not in allowed:
-                raise _wrong(name, getattr(self, name), f"give one of {', '.join(allowed)}")
+                raise wrong(name, getattr(self, name), f"give one of {', '.join(allowed)}")
         for name in ("drift_every_s", "drift_read_s", "drift_lease_s", "poll_s"):
             if not getattr(self, name) > 0:
-                raise _wrong(name, getattr(self, name), "give seconds, more than 0")
+                raise wrong(name, getattr(self, name), "give seconds, more than 0")
         if not 0 <= self.monitor_port < 65_536:
-            raise _wrong("monitor_port", self.monitor_port, "give a port up to 65535, or 0")
+            raise wrong("monitor_port", self.monitor_port, "give a port up to 65535, or 0")
         return self
 
     @property
@@ -109,7 +92,3 @@ class Settings:
     def drift_url(self) -> str:
         """URL of the state database; beside the log by default."""
         return self.drift or default_url(self.log_url)
-
-
-def _wrong(name: str, value: object, remedy: str) -> SettingsError:
-    return SettingsError(f"{PREFIX}{name.upper()} is {value!r}; {remedy}")

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from logbook.opened import default_url
-
-PREFIX = "TRAILWATCH_"
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be used; names the variable, its value and the remedy."""
+from monitoring.environment import PREFIX as PREFIX
+from monitoring.environment import SettingsError as SettingsError
+from monitoring.environment import given, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,45 +93,32 @@ class Settings:
         Raises:
             SettingsError: a value cannot be used.
         """
-        given = os.environ if environment is None else environment
-        defaults = cls()
-        values: dict[str, object] = {}
-        for field in fields(cls):
-            name = PREFIX + field.name.upper()
-            text = given.get(name, "").strip()
-            if not text:
-                continue
-            kind = type(getattr(defaults, field.name))
-            try:
-                values[field.name] = kind(text)
-            except ValueError as error:
-                raise SettingsError(f"{name} is {text!r}; give a {kind.__name__}") from error
-        return replace(defaults, **values)._checked()  # type: ignore[arg-type]
+        return replace(cls(), **given(cls(), environment))._checked()
 
     def _checked(self) -> Settings:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise _wrong(name, value, f"give one of {', '.join(allowed)}")
+                raise wrong(name, value, f"give one of {', '.join(allowed)}")
         if not 0 <= self.challenger_share <= 1:
-            raise _wrong("challenger_share", self.challenger_share, "give a share from 0 to 1")
+            raise wrong("challenger_share", self.challenger_share, "give a share from 0 to 1")
         if not 0 < self.port < 65_536:
-            raise _wrong("port", self.port, "give a port from 1 to 65535")
+            raise wrong("port", self.port, "give a port from 1 to 65535")
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
-                raise _wrong(name, getattr(self, name), f"give at least {least}")
+                raise wrong(name, getattr(self, name), f"give at least {least}")
         if self.workers > 1 and self.history.startswith("memory:"):
-            raise _wrong(
+            raise wrong(
                 "workers",
                 self.workers,
                 "they cannot share a history in memory; let it be lmdb:<folder> or redis://...",
             )
         if self.workers > 1 and self.monitor == "inside":
-            raise _wrong("monitor", self.monitor, "each worker would run one; let it run apart")
+            raise wrong("monitor", self.monitor, "each worker would run one; let it run apart")
         try:
             ZoneInfo(self.zone)
         except (ValueError, OSError) as error:
-            raise _wrong("zone", self.zone, "give an IANA zone such as Asia/Seoul") from error
+            raise wrong("zone", self.zone, "give an IANA zone such as Asia/Seoul") from error
         return self
 
     @property
@@ -165,7 +148,3 @@ _LEAST = {
     **dict.fromkeys(("jobs_at_once", "workers"), 1),
     **dict.fromkeys(("keep_log_days", "keep_job_days", "keep_free_mib"), 0),
 }
-
-
-def _wrong(name: str, value: object, remedy: str) -> SettingsError:
-    return SettingsError(f"{PREFIX}{name.upper()} is {value!r}; {remedy}")
