@@ -30,6 +30,8 @@ USED_LOTS: Final = 2
 """An edge is lawful when goods of this many lots have used it."""
 MARKET_SHARE: Final = 0.02
 """A region is a market of a product from this share of its retail arrivals."""
+RARE: Final = 1e-4
+"""An hour of the week with less than this share of an operation is outside its opening hours."""
 WEEK_H: Final = 168
 _MONDAY_H: Final = 4 * 24
 """Hours from 1970-01-01, a Thursday, to the first Monday."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trail.scan import Float64, Op, Scans
 from world.case import Case, Key, LotView, Plan
-from world.estimate import WEEK_H, Estimate, hour_of_week
+from world.estimate import RARE, WEEK_H, Estimate, hour_of_week
 from world.streams import stream
 from world.subtypes import SUBTYPES
 
@@ -262,7 +262,7 @@ def _weights(found: Sequence[Candidate], hours: Float64) -> Float64:
         target = target / np.maximum(target.sum(axis=1, keepdims=True), 1.0)
         source = (source + 0.5) / (source + 0.5).sum(axis=1, keepdims=True)
         log_ratio += np.log(np.maximum(target[op, part], 1e-9) / source[op, part])
-    rare = hours / np.maximum(hours.sum(axis=1, keepdims=True), 1.0) < 1e-4
+    rare = hours / np.maximum(hours.sum(axis=1, keepdims=True), 1.0) < RARE
     log_ratio[rare[op, week]] = -20.0
     total = np.bincount(owner, weights=log_ratio, minlength=len(found))
     return np.exp(np.clip(total, -20.0, 2.5))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from trail.scan import HOUR_US, Op
 from world.case import DAY_US, DUP, JUMP, LOC, MINUTE_US, ORDER, SECOND_US, Case, Plan
+from world.estimate import RARE, WEEK_H, hour_of_week
 
 ARRIVAL_RECORDED_EARLY = 0.5
 """In so many inversions the arrival is early, in the others the departure is late; at retailers,
@@ -39,23 +42,32 @@ def second_inbound(case: Case) -> Plan | None:
     return Plan(into, add=[(time, into[1], into[2])], blur=DUP)
 
 
-def _usual_hour(case: Case, op: int, near_us: int) -> int:
-    """A time on the day of `near_us`, as usual for the operation."""
-    by_hour = case.seen.hours[op].reshape(7, 24).sum(axis=0)
-    hour = int(np.searchsorted(np.cumsum(by_hour), case.rng.random() * by_hour.sum()))
-    return near_us // DAY_US * DAY_US + int((hour + case.rng.random()) * HOUR_US)
+def _opening_hours_from(case: Case, op: int, start_us: int, hours: int) -> int:
+    """The time by which `op` has been open so many hours since `start_us`, or before it if < 0."""
+    rate = case.seen.hours[op]
+    step = 1 if hours > 0 else -1
+    start = int(hour_of_week(np.array([start_us]))[0])
+    open_then = (rate > RARE * rate.sum())[(start + step * np.arange(1, WEEK_H + 1)) % WEEK_H]
+    return start_us + step * (1 + int(np.searchsorted(np.cumsum(open_then), abs(hours)))) * HOUR_US
 
 
-def _arrives_before_leaving(case: Case, least_us: int, most_us: int) -> Plan | None:
+def _arrives_before_leaving(
+    case: Case, usual: Callable[[int, int, int], int | None]
+) -> Plan | None:
+    """The arrival of a leg is recorded early or its departure late.
+
+    Args:
+        case: the case.
+        usual: operation, the other scan's time, -1 for earlier or 1 for later -> a time.
+    """
     i = case.pick(case.legs())
     if i is None:
         return None
     out, into = case.trail[i], case.trail[i + 1]
     early = into[2] == Op.RETAIL_IN or case.rng.random() < ARRIVAL_RECORDED_EARLY
     wrong, right = (into, out) if early else (out, into)
-    time = _usual_hour(case, wrong[2], right[0])
-    gap_us = right[0] - time if early else time - right[0]
-    if not least_us <= gap_us <= most_us:
+    time = usual(wrong[2], right[0], -1 if early else 1)
+    if time is None:
         return None
     if early and i and time <= case.trail[i - 1][0]:
         return None
@@ -72,13 +84,23 @@ def _arrives_before_leaving(case: Case, least_us: int, most_us: int) -> Plan | N
 
 
 def before_leaving(case: Case) -> Plan | None:
-    """Goods are received at a site one to six hours before they leave the one before."""
-    return _arrives_before_leaving(case, HOUR_US, 6 * HOUR_US)
+    """Goods are received at a site one to six opening hours before they leave the one before."""
+
+    def usual(op: int, other_us: int, step: int) -> int | None:
+        near, far = other_us + step * HOUR_US, _opening_hours_from(case, op, other_us, step * 6)
+        return case.slot(op, min(near, far), max(near, far))
+
+    return _arrives_before_leaving(case, usual)
 
 
 def just_before_leaving(case: Case) -> Plan | None:
     """An item is received at a site 10 to 60 minutes before it leaves the one before."""
-    return _arrives_before_leaving(case, 10 * MINUTE_US, 60 * MINUTE_US)
+
+    def usual(op: int, other_us: int, step: int) -> int | None:
+        near, far = other_us + step * 10 * MINUTE_US, other_us + step * HOUR_US
+        return case.slot(op, min(near, far), max(near, far))
+
+    return _arrives_before_leaving(case, usual)
 
 
 def left_before_arrival(case: Case) -> Plan | None:

@@ -10,8 +10,6 @@ from world.gates import LIMIT, measure, measure_all
 from world.tampering import NAMES
 
 FULL = bool(os.environ.get("TRAILWATCH_FULL"))
-TIGHT = {"order_before_leaving": 0.60}
-"""No departure follows by an hour or more what arrives at closing time; see docs/world.md."""
 QUICK = (
     "fake_never_commissioned",
     "fake_commissioned_late",
@@ -31,7 +29,7 @@ def test_hours_and_seconds_do_not_give_a_subtype_away(name):
     one = measure_all(200 if FULL else 50, 0.02 if FULL else 0.04, (name,))[name]
     assert one.scans > 30
     if name != "jump_plausible":  # too few short legs for a figure, except in a larger world
-        assert one.auc - 2 * one.error <= TIGHT.get(name, LIMIT)
+        assert one.auc - 2 * one.error <= LIMIT
         assert one.error < 0.05
 
 

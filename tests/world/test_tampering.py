@@ -14,7 +14,7 @@ from trail.scan import (
     Op,
     Scans,
 )
-from world.estimate import estimate
+from world.estimate import RARE, estimate, hour_of_week
 from world.inject import candidates, lot_views, sorted_order
 from world.observe import Noise
 from world.tampering import NAMES, SUBTYPES, tamper
@@ -275,6 +275,8 @@ def test_a_stray_left_with_its_box_and_arrives_without_it():
 
 
 def test_inversions_are_known_at_their_second_scan():
+    scans, sites = honest()
+    seen = estimate(scans, sites, sorted_order(scans))
     for name in (
         "order_swapped",
         "order_before_leaving",
@@ -293,7 +295,13 @@ def test_inversions_are_known_at_their_second_scan():
             else:
                 gap = after.scans.time_us[cause[1]] - after.scans.time_us[cause[0]]
                 least, most = (1, 6) if name == "order_before_leaving" else (1 / 6, 1)
-                assert least - 0.01 <= gap / HOUR_US <= most + 0.01
+                assert least * HOUR_US <= gap
+                moved = after.scans.op[cause[after.truth.synthetic[cause]]][0]
+                between = np.arange(
+                    after.scans.time_us[cause[0]], after.scans.time_us[cause[1]], HOUR_US
+                )
+                open_then = seen.hours[moved] > RARE * seen.hours[moved].sum()
+                assert open_then[hour_of_week(between)].sum() <= most + 1
                 assert ops[0] == ops[1] + 1
 
 
