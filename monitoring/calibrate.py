@@ -48,6 +48,8 @@ WARM_UP: Final = max(window.days for window in WINDOWS)
 """Days before those, in which windows fill."""
 REPLICATES: Final = 200
 """Streams behind the thresholds; as many others behind the estimate."""
+LEAST_REPLICATES: Final = 20
+"""Fewer show no tenth of them."""
 MOST_DAYS: Final = 63
 """Newest days of a reference that blocks are taken from."""
 MOST_ROWS: Final = 100_000

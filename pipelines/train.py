@@ -22,12 +22,13 @@ import numpy.typing as npt
 
 from models import bundle, gbm, oneclass, predict
 from models.calibration import Calibration
-from monitoring.calibrate import REPLICATES, calibrated
+from monitoring.calibrate import LEAST_REPLICATES, calibrated
 from monitoring.reference import Reference
 from pipelines import fitting, params, tracking
 from pipelines.measures.blocks import scored_target
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
+from pipelines.params import ParamsError
 from pipelines.parts import Part, load_part
 from pipelines.progress import Progress, say
 from pipelines.traffic import span, traffic
@@ -50,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Train all models, calibrate them, choose thresholds and write the weights folder."""
+    drift = settings["train"]["drift"]
+    if drift["replicates"] < LEAST_REPLICATES:
+        raise ParamsError(
+            f"train.drift.replicates is {drift['replicates']}; a threshold that a tenth of the "
+            f"months reach needs {LEAST_REPLICATES} of them"
+        )
     learned, held = load_part(asked.sequences, "train"), load_part(asked.sequences, "validation")
     key = training_key(settings, (learned, held))
     run = Run(settings["register"]["model"], key, settings)
@@ -63,7 +70,7 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     known = load_part(asked.sequences, "calibration")
     _calibrate(known, settings, out)
     _context(asked, out, settings)
-    _reference(asked, span(learned, known), settings["train"]["seed"], out)
+    _reference(asked, span(learned, known), drift, out)
     digest = bundle.seal(out)
     run.finish(digest, out)
     shutil.rmtree(asked.checkpoints / key[:16], ignore_errors=True)
@@ -163,14 +170,17 @@ def _context(asked: argparse.Namespace, out: Path, settings: Mapping[str, Any]) 
     _write_json(out / "params.json", made_by)
 
 
-def _reference(asked: argparse.Namespace, of: tuple[int, int], seed: int, out: Path) -> None:
+def _reference(
+    asked: argparse.Namespace, of: tuple[int, int], settings: Mapping[str, Any], out: Path
+) -> None:
     """The drift reference, with thresholds, from the traffic after the training part."""
+    seed, replicates = settings["seed"], settings["replicates"]
     batch = traffic(out, asked.validated, *of)
     if not len(batch):
         say("train: no scans after the training part; there is no drift reference")
         return
-    with Progress("drift reference", 2 * REPLICATES, "streams") as step:
-        made = calibrated(Reference.make(batch), batch, seed, progress=step)
+    with Progress("drift reference", 2 * replicates, "streams") as step:
+        made = calibrated(Reference.make(batch), batch, seed, replicates, progress=step)
     made.save(out)
     known, found = made.calibration, made.calibration.estimate
     told = "no estimate" if found is None else f"{found:.0%} of honest months would alarm"

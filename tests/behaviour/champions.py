@@ -72,8 +72,9 @@ def project(home: Path) -> Path:
         )
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, home / name)
-    # Tests run side by side: threads that wait for each other would only stand in the way.
-    set_params(home, train__gbm__threads=1)
+    # Tests run side by side: threads that wait for each other would only stand in the way. What
+    # thresholds of drift are worth is tested with the monitor.
+    set_params(home, train__gbm__threads=1, train__drift__replicates=20)
     subprocess.run(
         [sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=home, check=True
     )

@@ -18,6 +18,7 @@ SMALL = {
     "train.hidden": 16,
     "train.epochs": 2,
     "train.gbm.trees": 10,
+    "train.drift.replicates": 20,
     "train.gbm.threads": 1,
     "train.svm.scans": 1000,
     "train.svm.components": 20,
