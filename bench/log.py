@@ -24,7 +24,7 @@ from logbook.opened import open_log
 
 _SCANS = 50
 _THREADS = 8
-_MONITORED = 26
+_MONITORED = 25
 """Columns that monitoring reads of a scan."""
 
 
