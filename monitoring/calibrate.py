@@ -3,7 +3,7 @@
 The detector's own windows and distances are replayed on streams that are put together from the
 reference's own scans. Blocks are boxes, within their weekday where weekdays differ: half of them
 play reference, the other half the stream. Where days differ by more than their boxes let expect,
-days are drawn and then boxes of those days; where days resemble the day before, whole weeks. Of
+days are drawn and then boxes of those days, or whole weeks where there are enough of them. Of
 these there are few, so that the stream draws from all of them, and half as many, drawn with
 replacement, play reference: halves would hold too few extremes for 30 days to come. What makes
 honest traffic vary is so in the thresholds, whatever p-values would say.
@@ -58,7 +58,7 @@ WEEK: Final = 7
 _PERMUTATIONS: Final = 200
 _SIGNIFICANT: Final = 0.05
 _VERY_SIGNIFICANT: Final = 0.005
-"""Of resemblance to the day before: whole weeks cost most of what the reference can tell."""
+"""Of resemblance to the day before, where weeks are too few for it: no calibration is left."""
 _TOP_SITES: Final = 8
 _TAIL: Final = 0.995
 """Of one comparison; some twenty independent ones make the target."""
@@ -282,7 +282,9 @@ class Blocks:
         """What to resample, by permutation tests on the means of days.
 
         Days are exchanged between weekdays, boxes between days (of one weekday), days in their
-        order. Only what is significant makes blocks larger.
+        order. Only what is significant makes blocks larger; but where days differ and there are
+        weeks enough, whole weeks are taken untested: what lasts from day to day is hard to see in
+        two months, and thresholds by single days then alarm in honest ones.
         """
         sums, n = self._scores()
         day_of_box, weekday = self.day_of_box(), self.weekdays()
@@ -291,7 +293,8 @@ class Blocks:
         groups = weekday if weekly else np.zeros(self.days, np.int64)
         if not days_differ(sums, n, day_of_box, groups, rng):
             return Unit("weekday" if weekly else "box", weekly)
-        if self.days >= 2 * WEEK and _follow(means, weight, groups, rng):
+        enough = self.days >= LEAST_WEEKS * WEEK
+        if enough or (self.days >= 2 * WEEK and _follow(means, weight, groups, rng)):
             return Unit("day", weekly, WEEK)
         return Unit("day", weekly)
 

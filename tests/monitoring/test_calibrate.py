@@ -99,6 +99,12 @@ def test_days_that_last_are_kept_together_by_the_week():
     assert [one.days for one in found] == [7, 7, 7]
 
 
+def test_days_that_differ_are_kept_together_where_there_are_weeks_enough():
+    assert unit_of(days=56, daily=1.0).days == 7
+    assert unit_of(days=55, daily=1.0).days == 1
+    assert unit_of(days=56).days == 1
+
+
 @pytest.mark.parametrize(
     "unit", [Unit("box"), Unit("weekday", True), Unit("day", True), Unit("day", False, 7)], ids=str
 )
