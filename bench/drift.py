@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path as File
 
 import numpy as np
@@ -27,7 +28,7 @@ from bench import drift_streams as streams
 from bench.drift_world import world_stream
 from monitoring.calibrate import calibrated, clopper_pearson
 from monitoring.drift import Detector
-from monitoring.reference import Batch, Column, Reference
+from monitoring.reference import Batch, Reference
 from trail.scan import DAY_US, HOUR_US
 
 REPLICATES = 100
@@ -64,9 +65,17 @@ DEFAULT = {"trailwatch": 1.0, "trailwatch, warn": 1.0, "KS, Bonferroni": -np.log
 """Thresholds as they are; those of the peers follow from their settings."""
 
 
-def ours(reference: Batch, days: list[Batch], columns: tuple[Column, ...], seed: int) -> Paths:
+@lru_cache(maxsize=1)
+def reference_of(kind: str, seed: int) -> tuple[Batch, Reference]:
+    """A reference's scans and what is made of them; all drifts of a seed follow the same."""
+    rng = np.random.default_rng((seed, len(kind), 0))
+    batch = streams.reference_of(streams.KINDS[kind], rng)
+    made = Reference.make(batch, streams.COLUMNS)
+    return batch, calibrated(made, batch, seed, REPLICATES, held_out=0)
+
+
+def ours(made: Reference, days: list[Batch]) -> Paths:
     """The detector of this product, evaluated four times a day after seven days."""
-    made = calibrated(Reference.make(reference, columns), reference, seed, REPLICATES, held_out=0)
     detector = Detector.of(made)
     at, retrain, warn = [], [], []
     start = 0
@@ -194,21 +203,22 @@ class Task:
 
 def watch(task: Task) -> Paths:
     """What every method says of one stream."""
-    rng = np.random.default_rng((task.seed, len(task.kind), 99 if task.drift else 0))
     if task.kind == "world":
         reference, days, columns = world_stream(task.seed)
-        return ours(reference, days, columns, task.seed)
-    kind = streams.KINDS[task.kind]
-    reference = streams.reference_of(kind, rng)
-    days = streams.stream_of(kind, rng, streams.DRIFTS[task.drift] if task.drift else None)
-    found = ours(reference, days, streams.COLUMNS, task.seed)
+        described = Reference.make(reference, columns)
+        return ours(calibrated(described, reference, task.seed, REPLICATES, held_out=0), days)
+    reference, made = reference_of(task.kind, task.seed)
+    rng = np.random.default_rng((task.seed, len(task.kind), 99 if task.drift else 98))
+    drift = streams.DRIFTS[task.drift] if task.drift else None
+    days = streams.stream_of(streams.KINDS[task.kind], rng, drift)
+    found = ours(made, days)
     if task.peers >= 1:
         found |= bonferroni(reference, days)
     if task.peers >= 2 and find_spec("river") is not None:
         found |= adwin(reference, days)
         if not task.drift:
             found |= kswin(days, 1000)
-    if task.peers >= 2 and not task.drift and task.seed == 0:
+    if task.peers >= 2 and not task.drift:
         found |= evidently(reference, days, 3)
     return found
 
@@ -345,7 +355,9 @@ def lines(
         for drift in streams.DRIFTS
     ]
     quiet.sort(key=lambda task: task.seed)
-    with ProcessPoolExecutor(jobs) as pool:
+    # Read when numpy is loaded: a product of small matrices waits for its threads, and no more.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         nulls = _watched(pool, quiet, keep)
         yield from null_lines(nulls)
         if loud:
@@ -359,7 +371,8 @@ def _watched(
     known = _kept(keep)
     found: dict[str, list[Paths]] = {}
     new = [task for task in tasks if task not in known]
-    for task, paths in zip(new, pool.map(watch, new), strict=True):
+    together = len(streams.DRIFTS) if any(task.drift for task in new) else 1
+    for task, paths in zip(new, pool.map(watch, new, chunksize=together), strict=True):
         known[task] = paths
         if keep is not None:
             plain = {name: [path.days, path.score] for name, path in paths.items()}
