@@ -30,6 +30,8 @@ BATCH_SCANS: Final = 256
 """Scans that the network sees at a time, padding included: a larger batch pads more, and leaves the
 processor's caches."""
 
+_COLD_COLUMNS: Final = tuple(map(FEATURES.index, ("is_first", "group_log", "lot_log")))
+
 
 class BundleError(ValueError):
     """A bundle that must not be used."""
@@ -182,8 +184,7 @@ def decided(
         features: float32 (n, F).
         findings: what the rules found in the same scans.
     """
-    column = {name: i for i, name in enumerate(FEATURES)}
-    cold = _cold(features, column)
+    cold = _cold(features)
     soft = graded(probability, threshold)
     judged = np.maximum(soft, findings.hard)
     score = np.where(cold[:, None], findings.score, judged).astype(np.float32)
@@ -199,14 +200,11 @@ def _alone(probability: Float32, threshold: Float32) -> Verdicts:
     return Verdicts(score, score >= FLAG, np.zeros(score.shape, bool), none, probability)
 
 
-def _cold(features: Float32, column: dict[str, int]) -> Bool:
+def _cold(features: Float32) -> Bool:
     """First sighting, alone, of a lot that nothing was commissioned of: no history of any kind."""
-
-    def read(name: str) -> Float32:
-        return features[:, column[name]]
-
-    alone = read("group_log") <= np.log1p(np.float32(1)) + 1e-6
-    return np.asarray((read("is_first") > 0) & alone & (read("lot_log") == 0))
+    is_first, group_log, lot_log = (features[:, column] for column in _COLD_COLUMNS)
+    alone = group_log <= np.log1p(np.float32(1)) + 1e-6
+    return np.asarray((is_first > 0) & alone & (lot_log == 0))
 
 
 def graded(probability: Float32, threshold: Float32) -> Float32:

@@ -15,7 +15,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -29,6 +28,8 @@ _COLUMNS: Final = ("company", "product", "lot", "serial", "made_day", "fault", "
 _SEPARATORS: Final = [start - 1 for start in _STARTS[1:]]
 _DIGITS: Final = [place for place in range(LENGTH) if place not in _SEPARATORS]
 _FIRST_YEAR, _LAST_YEAR = 1970, 9999
+_FEW: Final = 1000
+"""Codes below which the calls cost more than the digits."""
 
 
 class Fault(IntFlag):
@@ -40,6 +41,8 @@ class Fault(IntFlag):
     DATE = 8
     SERIAL = 16
 
+
+_STRUCTURE, _HEADER, _LOT, _DATE, _SERIAL = map(int, Fault)
 
 FAULT_TEXT: Final = {
     Fault.STRUCTURE: "it is not header.company.product.lot.date.serial with 3.7.7.6.8.9 digits",
@@ -103,13 +106,8 @@ def parse(codes: pa.StringArray) -> EpcTable:
         The table of the m codes in the given order.
     """
     m = len(codes)
-    table = {
-        name: np.full(m, -1, dtype=np.int32)
-        for name in ("company", "product", "lot", "serial", "made_day")
-    }
-    fault = np.full(m, Fault.STRUCTURE, dtype=np.uint8)
-    right_length = np.asarray(pc.equal(pc.binary_length(codes), LENGTH))
-    where = np.flatnonzero(right_length)
+    fault = np.full(m, _STRUCTURE, dtype=np.uint8)
+    where = np.flatnonzero(_lengths(codes) == LENGTH)
     if len(where):
         # By position, not by code: each step then reads one row from start to end.
         characters = np.ascontiguousarray(
@@ -119,24 +117,35 @@ def parse(codes: pa.StringArray) -> EpcTable:
         ok = (digits[_DIGITS] <= 9).all(axis=0)
         separators = characters[_SEPARATORS]
         ok &= ((separators == ord(".")) | (separators == ord("-"))).all(axis=0)
-        where = where[ok]
-        header, company, product, lot, date, serial = (
-            _number(digits[start : start + width])[ok]
-            for start, width in zip(_STARTS, _WIDTHS, strict=True)
-        )
-        made_day, date_ok = _day(date)
-        table["company"][where] = company
-        table["product"][where] = product
-        table["lot"][where] = lot
-        table["serial"][where] = serial
-        table["made_day"][where] = np.where(date_ok, made_day, -1)
-        fault[where] = (
-            (header != HEADER) * Fault.HEADER
-            + (lot == 0) * Fault.LOT
-            + (~date_ok) * Fault.DATE
-            + (serial == 0) * Fault.SERIAL
-        ).astype(np.uint8)
+        if not ok.all():
+            where, digits = where[ok], digits[:, ok]
+    else:
+        digits = np.empty((LENGTH, 0), dtype=np.uint8)
+    header, company, product, lot, date, serial = _numbers(digits)
+    made_day, date_ok = _day(date)
+    fault[where] = (
+        (header != HEADER) * _HEADER
+        + (lot == 0) * _LOT
+        + (~date_ok) * _DATE
+        + (serial == 0) * _SERIAL
+    ).astype(np.uint8)
+    table = {
+        "company": company,
+        "product": product,
+        "lot": lot,
+        "serial": serial,
+        "made_day": np.where(date_ok, made_day, np.int32(-1)),
+    }
+    if len(where) < m:
+        table = {name: _spread(column, where, m) for name, column in table.items()}
     return EpcTable(text=codes, fault=fault, lot_key=_lot_key(codes, table, fault), **table)
+
+
+def _spread(column: Int32, where: npt.NDArray[np.intp], m: int) -> Int32:
+    """A column with -1 where there is no such part, int32 (m,)."""
+    wide = np.full(m, -1, dtype=np.int32)
+    wide[where] = column
+    return wide
 
 
 def concat(first: EpcTable, second: EpcTable) -> EpcTable:
@@ -152,12 +161,50 @@ def fault_sentence(fault: int) -> str:
     return " and ".join(text for flag, text in FAULT_TEXT.items() if fault & flag)
 
 
+def _offsets(codes: pa.StringArray) -> Int32:
+    """Where each code starts in the bytes of all, and where the last one ends, int32 (m + 1,)."""
+    if not len(codes):
+        return np.zeros(1, dtype=np.int32)
+    offsets = np.frombuffer(codes.buffers()[1], dtype=np.int32)
+    return offsets[codes.offset : codes.offset + len(codes) + 1]
+
+
+def _plain(codes: pa.StringArray) -> pa.StringArray:
+    return codes if isinstance(codes, pa.StringArray) else codes.cast(pa.string())
+
+
+def _lengths(codes: pa.StringArray) -> Int32:
+    """Bytes of each code, int32 (m,)."""
+    offsets = _offsets(_plain(codes))
+    return offsets[1:] - offsets[:-1]
+
+
 def _characters(codes: pa.StringArray) -> UInt8:
     """Bytes of codes that all have `LENGTH` bytes, uint8 (m, LENGTH), without a copy."""
-    codes = codes if isinstance(codes, pa.StringArray) else codes.cast(pa.string())
-    start = int(np.frombuffer(codes.buffers()[1], dtype=np.int32)[codes.offset])
+    codes = _plain(codes)
+    start = int(_offsets(codes)[0])
     flat = np.frombuffer(codes.buffers()[2], dtype=np.uint8)
     return flat[start : start + len(codes) * LENGTH].reshape(len(codes), LENGTH)
+
+
+def _numbers(digits: UInt8) -> list[Int32]:
+    """The six numbers of codes whose characters stand one above the other, each int32 (m,)."""
+    if digits.shape[1] < _FEW:
+        # Sums of whole numbers below 2^53 are exact, in whatever order they are added.
+        return list((_WEIGHTS @ digits).astype(np.int32))
+    parts = zip(_STARTS, _WIDTHS, strict=True)
+    return [_number(digits[start : start + width]) for start, width in parts]
+
+
+def _weights() -> npt.NDArray[np.float64]:
+    """What each character counts for in each of the six numbers, float64 (6, LENGTH)."""
+    weights = np.zeros((len(_WIDTHS), LENGTH))
+    for row, start, width in zip(weights, _STARTS, _WIDTHS, strict=True):
+        row[start : start + width] = 10.0 ** np.arange(width - 1, -1, -1)
+    return weights
+
+
+_WEIGHTS: Final = _weights()
 
 
 def _number(digits: UInt8) -> Int32:
@@ -192,7 +239,7 @@ def _lot_key(codes: pa.StringArray, table: dict[str, Int32], fault: UInt8) -> In
     product = table["company"].astype(np.int64) * 10_000_000 + table["product"]
     key = mix(product.astype(np.uint64))
     key = mix(key ^ table["lot"].astype(np.uint64))
-    broken = np.flatnonzero(fault & Fault.STRUCTURE)
+    broken = np.flatnonzero(fault & _STRUCTURE)
     for i in broken:
         key[i] = _text_key(codes[int(i)].as_py())
     return (key >> np.uint64(1)).astype(np.int64)

@@ -301,8 +301,9 @@ def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates
     of_step[previous >= 0] = move
     departed, here, lag_s = _departures(table)
     lot = numbered(changes(table.lot))
-    moment = numbered(changes(table.lot, table.time_us))
-    last = (ends(changes(moment)) - 1)[moment]
+    new_moment = changes(table.lot, table.time_us)
+    moment = numbered(new_moment)
+    last = (ends(new_moment) - 1)[moment]
     commissioned, low, high, gap_s = _commissioning(table, lot, last)
     return Mates(
         group=_spread(table.n, group),

@@ -66,6 +66,7 @@ HARD: Final = frozenset(
     {Reason.MALFORMED, Reason.COMPANY, Reason.PRODUCT, Reason.SAME_SECOND, Reason.SECOND_SALE}
 )
 """Reasons that no model may overrule: a format, a register, or one object in two places."""
+_IS_HARD: Final[Bool] = np.isin(np.arange(max(Reason) + 1), [int(r) for r in HARD])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Findings:
     @property
     def hard(self) -> Float32:
         """Scores of the hard reasons alone, float32 (n, 5), 0 elsewhere."""
-        return np.where(np.isin(self.reason, [int(r) for r in HARD]), self.score, np.float32(0))
+        return np.where(_IS_HARD[self.reason], self.score, np.float32(0))
 
 
 Score = float | Callable[[Index], npt.NDArray[np.floating[Any]]]
