@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ROOT: Final = Path(__file__).parent.parent
+_MODEL_DESCRIPTION: Final = (
+    "Five kinds of anomaly in the scans of a supply chain. `champion` serves, `challenger` was "
+    "trained last; the tags `promotion...` of a version say what became of it, `git_commit` and "
+    "`data_hash` what it is made of."
+)
 _OF_A_RUN: Final = {
     "dag_id": "TRAILWATCH_DAG_ID",
     "dag_run_id": "TRAILWATCH_RUN_ID",
@@ -150,16 +155,33 @@ def _create(store: MlflowClient, model: str, folder: Path, digest: str, metrics:
             code_paths=_code(Path(aside)),
             pip_requirements=_requirements(),
         )
+    # Weights that were trained elsewhere, or came from DVC's cache, have a run without figures.
+    reports = metrics.with_name("reports")
+    if metrics.exists() and reports.is_dir() and not tracking.is_evaluated(store, run):
+        tracking.attach(store, run, json.loads(metrics.read_text()), reports)
     if not store.search_registered_models(f"name = '{model}'"):
-        store.create_registered_model(model)
+        store.create_registered_model(model, description=_MODEL_DESCRIPTION)
     made = store.create_model_version(
         model,
         logged.model_uri,
         run_id=run,
         tags=_tags(folder, digest, metrics),
+        description=_description(metrics),
         model_id=logged.model_id,  # a server takes no source of that kind without it
     )
     return str(made.version)
+
+
+def _description(metrics: Path) -> str:
+    """What a person reads at the top of a version."""
+    if not metrics.exists():
+        return ""
+    ours, theirs = (json.loads(metrics.read_text())["map"][name] for name in ("lstm", "rules"))
+    return (
+        f"Mean average precision {ours} on injected tampering of the test part, the rules' "
+        f"{theirs}. Model card and plots are artifacts of the source run, "
+        f"in `{tracking.EVALUATION}/`; decisions of the gates in `promotion/`."
+    )
 
 
 def _tags(folder: Path, digest: str, metrics: Path) -> dict[str, str]:

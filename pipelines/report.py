@@ -106,7 +106,7 @@ def report(places: Places, days: int, key: str) -> str:
             run = tracking.run_for(store, name, "dag_run_id", key, tags)
         else:
             experiment = tracking.experiment(name, store)
-            run = str(store.create_run(experiment, tags=tags).info.run_id)
+            run = str(store.create_run(experiment, tags=tags, run_name="by hand").info.run_id)
         store.log_metric(run, "scans", len(lately.logged))
         store.log_metric(run, "expectations_failed", sum(not o.success for o in outcomes))
         store.log_artifacts(run, str(folder))

@@ -6,6 +6,7 @@ never by an id in a file: so stages stay reproducible and a killed one continues
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_ARTIFACTS: Final = "mlartifacts"
+EVALUATION: Final = "evaluation"
+"""Folder of a run's artifacts with its plots and its model card."""
 HEADLINE: Final = (
     "map",
     "map_natural",
@@ -60,35 +63,53 @@ def run_for(store: MlflowClient, name: str, tag: str, value: str, tags: Mapping[
     if found is not None:
         store.update_run(found, status="RUNNING")
         return found
-    run = store.create_run(experiment(name, store), tags={**tags, tag: value})
+    run = store.create_run(
+        experiment(name, store), tags={**tags, tag: value}, run_name=_run_name(tags, value)
+    )
     return str(run.info.run_id)
 
 
+def _run_name(tags: Mapping[str, str], value: str) -> str:
+    """What a person reads in a list of runs: the DAG's run, or the stage and what it worked on."""
+    asked_by = (os.environ.get("TRAILWATCH_DAG_ID"), os.environ.get("TRAILWATCH_RUN_ID"))
+    return " ".join(filter(None, asked_by)) or f"{tags.get('stage', 'run')} {value[:12]}"
+
+
 def log_evaluation(weights: Path, metrics: Mapping[str, Any], reports: Path) -> None:
-    """Attach an evaluation to the run that trained these weights: headline figures, plots, card.
+    """Attach an evaluation to the run that trained these weights; see `attach`.
 
     Args:
         weights: the weights folder; its digest names the run.
         metrics: the tree of metrics.json.
         reports: folder with `plots/` and `model_card.md`.
     """
-    import time
-
-    from mlflow.entities import Metric
-
     from models import bundle
     from pipelines import params
 
     store, digest = client(), bundle.verify(weights)
     name = params.load()["register"]["model"]
     run = run_for(store, name, "weights_digest", digest, {"stage": "evaluate"})
+    attach(store, run, metrics, reports)
+    store.set_terminated(run)
+
+
+def attach(store: MlflowClient, run: str, metrics: Mapping[str, Any], reports: Path) -> None:
+    """Give a run the headline figures of an evaluation, its plots and its card."""
+    import time
+
+    from mlflow.entities import Metric
+
     now = int(time.time() * 1000)
     headline = {key: metrics[key] for key in HEADLINE if isinstance(metrics.get(key), Mapping)}
     figures = {k: v for k, v in flat(headline).items() if isinstance(v, int | float)}
     items = [Metric(key, float(value), now, 0) for key, value in figures.items()]
     store.log_batch(run, metrics=items)
-    store.log_artifacts(run, str(reports), "evaluation")
-    store.set_terminated(run)
+    store.log_artifacts(run, str(reports), EVALUATION)
+
+
+def is_evaluated(store: MlflowClient, run: str) -> bool:
+    """Whether an evaluation is attached to a run."""
+    return any(item.path == EVALUATION for item in store.list_artifacts(run))
 
 
 def git_commit() -> str:
