@@ -36,6 +36,8 @@ BASE = "boxes+weekly"
 """Kind of the streams that drift is added to."""
 NEVER = float("inf")
 PEER_SCANS = 500
+QUICK_PEERS = 50
+"""Null streams of a kind that the quick peers see."""
 SAMPLE = 5000
 ADWIN_DELTAS = (0.002, 1e-4, 1e-8, 1e-16, 1e-32, 1e-64, 1e-128)
 WATCHED = (0, streams.FEATURES, -1)
@@ -344,7 +346,7 @@ def lines(
         yield f"not installed, so not measured: {', '.join(absent)}"
     yield from cost_lines()
     quiet = [
-        Task(kind, "", seed, 2 if seed < peers else 1)
+        Task(kind, "", seed, 2 if seed < peers else int(seed < QUICK_PEERS))
         for seed in range(n)
         for kind in streams.KINDS
     ]
