@@ -16,12 +16,13 @@ import os
 
 from airflow.sdk import DAG, Param
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, render
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, publish, render
 
 MODEL = f"{os.environ.get('TRAILWATCH_MODEL') or 'trailwatch'}-backfill"
 
 with DAG(
     dag_id="backfill",
+    description="What would have been trained at a past date, to compare",
     schedule=None,
     catchup=False,
     max_active_runs=1,
@@ -40,7 +41,11 @@ with DAG(
     },
 ) as dag:
     rendered = render({"model": MODEL, "promotion": "never"})
-    publish = Command(task_id="publish", words=["publish"])
-    compare = Command(task_id="compare", module="pipelines.backfill", words=["--model", MODEL])
-    rendered.last >> publish >> compare
+    compare = Command(
+        task_id="compare",
+        module="pipelines.backfill",
+        words=["--model", MODEL],
+        doc_md="All versions of past dates side by side, attached to MLflow",
+    )
+    rendered.last >> publish() >> compare
     close(rendered, compare)

@@ -14,6 +14,7 @@ from trailwatch.rendered import PACE, every
 
 with DAG(
     dag_id="report",
+    description="Evidently and Data Docs of the newest scans, to MLflow",
     schedule=every("0 4 * * *"),
     catchup=False,
     max_active_runs=1,
@@ -31,4 +32,9 @@ with DAG(
         ),
     },
 ) as dag:
-    Command(task_id="report", module="pipelines.report", options={})
+    Command(
+        task_id="report",
+        module="pipelines.report",
+        options={},
+        doc_md="The last days against what came before them; skips where nothing came in",
+    )

@@ -23,10 +23,11 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, TriggerRule
 from trailwatch.approval import APPROVAL, BODY, PATIENCE, PROMOTE, Approval, Settle
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, every, render
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, every, publish, render
 
 with DAG(
     dag_id="retrain",
+    description="A model of all that is known by now, judged by the gates",
     schedule=every("0 0 * * 0"),
     catchup=False,
     max_active_runs=1,
@@ -59,21 +60,29 @@ with DAG(
     },
 ) as dag:
     rendered = render()
-    promote = Command(task_id=PROMOTE, words=["promote"])
+    promote = Command(
+        task_id=PROMOTE,
+        words=["promote"],
+        doc_md="The gates compare challenger and champion on this run's test lots",
+    )
     approval = Approval(
         task_id=APPROVAL,
         subject="Promote the challenger of run {{ run_id }}?",
         body=BODY,
+        doc_md="Asks a person where `promotion` is `approval` and every gate was passed",
         defaults=Approval.REJECT,
         response_timeout=PATIENCE,
         execution_timeout=None,
     )
     # A rejection skips what follows at once; what it skips here is this, and never `settle`.
-    approved = EmptyOperator(task_id="approved")
-    settle = Settle(task_id="settle", words=["promote"], trigger_rule=TriggerRule.NONE_FAILED)
-    publish = Command(
-        task_id="publish", words=["publish"], trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+    approved = EmptyOperator(task_id="approved", doc_md="Skipped where the answer was no")
+    settle = Settle(
+        task_id="settle",
+        words=["promote"],
+        trigger_rule=TriggerRule.NONE_FAILED,
+        doc_md="Carries out what the person said, and writes it into the ledger",
     )
-    rendered.last >> promote >> approval >> approved >> settle >> publish
-    promote >> publish
-    close(rendered, publish)
+    published = publish(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+    rendered.last >> promote >> approval >> approved >> settle >> published
+    promote >> published
+    close(rendered, published)

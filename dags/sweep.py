@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 from trailwatch.command import Command
-from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, render, training
+from trailwatch.rendered import EPOCHS, PACE, WINDOW, close, publish, render, training
 
 with DAG(
     dag_id="sweep",
+    description="Optuna over the network's settings, and a challenger of the best trial",
     schedule=None,
     catchup=False,
     max_active_runs=1,
@@ -36,8 +37,13 @@ with DAG(
     },
 ) as dag:
     rendered = render({"promotion": "never"})
-    trials = Command(task_id="trials", words=["trials"], **training())
-    publish = Command(task_id="publish", words=["publish"])
+    trials = Command(
+        task_id="trials",
+        words=["trials"],
+        doc_md="One network a trial, measured on the validation part; the best one's settings stay",
+        **training(),
+    )
+    published = publish()
     rendered.stages["sequence"] >> trials >> rendered.stages["train"]
-    rendered.last >> publish
-    close(rendered, publish)
+    rendered.last >> published
+    close(rendered, published)

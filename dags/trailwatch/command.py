@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from trailwatch.graph import HOME
 
 RUNS = "pipelines.runs"
@@ -23,6 +23,8 @@ SKIPPED = 99
 HANDED_ON = ("TRAILWATCH_", "MLFLOW_", "DVC_", "AWS_", "GOOGLE_", "AZURE_", "CUDA_", "NVIDIA_")
 NAMES = frozenset({"HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SSL_CERT_FILE"})
 WITHHELD = ("AIRFLOW", "TRAILWATCH_ALERT")
+FROM_MONITOR = frozenset({"episode", "manual", "reason", "request", "requested_us"})
+"""What the monitor notes in a run's conf beside its params."""
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -56,8 +58,11 @@ class Command(BaseOperator):
 
         Raises:
             AirflowSkipException: there is nothing to do; says why.
+            AirflowFailException: the run was given a param that its DAG does not have.
             AirflowException: it failed; says why.
         """
+        if self.options is not None:
+            self._refuse_unknown(context["params"])
         self.hook = SubprocessHook()
         done = self.hook.run_command(
             [python(), "-m", self.module, *self.arguments(context)],
@@ -69,6 +74,17 @@ class Command(BaseOperator):
         if done.exit_code:
             raise AirflowException(done.output or f"ended with status {done.exit_code}")
         return str(done.output)
+
+    def _refuse_unknown(self, given: Mapping[str, Any]) -> None:
+        """Airflow checks the params that a DAG has, and takes any other name for nothing: a
+        misspelled `promotion` would promote.
+        """
+        known = sorted(self.dag.params)
+        unknown = sorted(set(given) - set(known) - FROM_MONITOR)
+        if unknown:
+            raise AirflowFailException(
+                f"{self.dag_id} has no param {', '.join(unknown)}; it has {', '.join(known)}"
+            )
 
     def arguments(self, context: Any) -> list[str]:
         """Arguments of the command."""

@@ -12,9 +12,14 @@ HOME = Path(os.environ.get("TRAILWATCH_HOME") or Path(__file__).parents[2])
 """The checkout: its dvc.yaml is the graph, its commit is what a run pins."""
 
 
+def descriptions(path: Path = HOME / "dvc.yaml") -> dict[str, str]:
+    """What each stage does, in a line."""
+    return {name: stage.get("desc", "") for name, stage in _declared(path).items()}
+
+
 def stages(path: Path = HOME / "dvc.yaml") -> dict[str, list[str]]:
     """Stages in the order of the file, each with the stages whose outputs it reads."""
-    declared: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+    declared = _declared(path)
     made = {name: _outputs(stage) for name, stage in declared.items()}
     read = {name: _paths(stage.get("deps", [])) for name, stage in declared.items()}
     return {
@@ -25,6 +30,10 @@ def stages(path: Path = HOME / "dvc.yaml") -> dict[str, list[str]]:
         ]
         for name in declared
     }
+
+
+def _declared(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))["stages"])
 
 
 def _outputs(stage: dict[str, Any]) -> list[PurePosixPath]:

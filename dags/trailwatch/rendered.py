@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import CronTriggerTimetable, Param
 from trailwatch.alert import alert
 from trailwatch.command import Command
-from trailwatch.graph import stages
+from trailwatch.graph import descriptions, stages
 
 PACE: dict[str, Any] = {
     "owner": "trailwatch",
@@ -29,7 +29,7 @@ WINDOW = Param(
     type=["null", "integer"],
     minimum=7,
     maximum=3650,
-    title="Window, days",
+    title="Window (days)",
     description="Only lots that began so long before the newest one; empty for all data.",
 )
 EPOCHS = Param(
@@ -81,14 +81,24 @@ def render(options: Mapping[str, Any] | None = None) -> Rendered:
     Args:
         options: constants beside the run's params.
     """
-    prepare = Command(task_id="prepare", words=["prepare"], options=options or {})
-    snapshot = Command(task_id="snapshot", words=["snapshot"])
+    prepare = Command(
+        task_id="prepare",
+        words=["prepare"],
+        options=options or {},
+        doc_md="A workspace of the run's own: a git clone at the home's commit, DVC's cache shared",
+    )
+    snapshot = Command(
+        task_id="snapshot",
+        words=["snapshot"],
+        doc_md="Logged scans, sites and verdicts become a version of `data/`; skips without news",
+    )
     prepare >> snapshot
-    graph = stages()
+    graph, told = stages(), descriptions()
     made = {
         name: Command(
             task_id=name,
             words=["stage", name],
+            doc_md=told[name],
             **(training() if name == "train" else {}),
         )
         for name in graph
@@ -101,8 +111,23 @@ def render(options: Mapping[str, Any] | None = None) -> Rendered:
     )
 
 
+def publish(**settings: Any) -> Command:
+    """The task that pushes what a run made; `settings` are those of any operator."""
+    return Command(
+        task_id="publish",
+        words=["publish"],
+        doc_md="`dvc push`, and `dvc.lock` and `data.dvc` on the branch `runs/<dag>/<run>`",
+        **settings,
+    )
+
+
 def close(rendered: Rendered, last: Command) -> Command:
     """The task that cleans up: it runs whatever happened, and a failure stays a failure."""
-    clean = Command(task_id="clean", words=["clean"], retries=1)
+    clean = Command(
+        task_id="clean",
+        words=["clean"],
+        retries=1,
+        doc_md="Removes the workspace; that of a failed run stays for another try",
+    )
     last >> clean.as_teardown(setups=rendered.prepare)
     return clean

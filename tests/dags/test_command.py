@@ -29,7 +29,7 @@ def task(tmp_path, monkeypatch):
 
     def made(code: str, **options) -> command.Command:
         (tmp_path / "told.py").write_text(code)
-        with DAG(dag_id="d", schedule=None):
+        with DAG(dag_id="d", schedule=None, params=dict.fromkeys(RUN["params"])):
             return command.Command(task_id="t", module="told", words=["stage", "x"], **options)
 
     return made
@@ -44,6 +44,12 @@ def test_it_is_told_the_run_and_its_options(task):
     words = json.loads(said.execute(RUN))
     assert words[:6] == ["stage", "x", "--run", "manual__1", "--dag", "d"]
     assert json.loads(words[7]) == {"epochs": 2, "force": False, "model": "m"}
+
+
+def test_what_the_monitor_notes_beside_the_params_is_handed_on(task):
+    said = task("import sys; print(sys.argv[-1])", options={})
+    noted = {"params": {"request": "ab", "reason": ["x"], "episode": 3, "manual": False}}
+    assert json.loads(said.execute({**RUN, **noted})) == noted["params"]
 
 
 def test_a_failure_says_its_cause(task):

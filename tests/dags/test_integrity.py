@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from tests.dags.conftest import DAGS, ROOT
 
@@ -88,6 +88,18 @@ def test_a_stage_waits_for_the_stages_whose_outputs_it_reads(bag, name):
         assert needs or dag.get_task(stage).upstream_task_ids == {"snapshot"}
 
 
+def test_every_dag_task_and_param_says_what_it_is(bag):
+    told = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for dag in bag.dags.values():
+        assert dag.description and dag.doc_md
+        for task in dag.tasks:
+            assert task.doc_md == told.get(task.task_id, {}).get("desc", task.doc_md)
+            assert task.doc_md, task.task_id
+        for name in dag.params:
+            schema = dag.params.get_param(name).schema
+            assert schema["title"] and dag.params.get_param(name).description, name
+
+
 def test_retrain_is_weekly_alone_and_tries_again_ever_more_slowly(bag):
     dag = bag.dags["retrain"]
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
@@ -163,6 +175,15 @@ def test_params_that_cannot_be_used_are_refused(bag, dag, bad):
 )
 def test_params_that_can_be_used_are_taken(bag, dag, good):
     assert _triggered(bag, dag, good).items() >= good.items()
+
+
+@pytest.mark.parametrize(
+    ("dag", "task", "given"),
+    [("retrain", "prepare", {"promotoin": "never"}), ("report", "report", {"day": 2})],
+)
+def test_a_misspelled_param_fails_at_once_and_names_the_right_ones(bag, dag, task, given):
+    with pytest.raises(AirflowFailException, match=f"no param {next(iter(given))}; it has "):
+        bag.dags[dag].get_task(task).execute({"params": {**bag.dags[dag].params, **given}})
 
 
 def _triggered(bag, dag, conf):
