@@ -12,10 +12,12 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
@@ -26,9 +28,14 @@ import numpy as np
 
 from bench import drift_streams as streams
 from bench.drift_world import world_stream
+from logbook import Entry, Kind, LoggedScan, LoggedVerdict, Request
+from logbook.opened import open_log
 from monitoring.calibrate import calibrated, clopper_pearson
 from monitoring.drift import Detector
 from monitoring.reference import Batch, Reference
+from monitoring.relay import Relay
+from monitoring.store import open_store
+from monitoring.watch import Champion, Pace, Watch
 from trail.scan import DAY_US, HOUR_US
 
 REPLICATES = 100
@@ -39,6 +46,7 @@ PEER_SCANS = 500
 QUICK_PEERS = 50
 """Null streams of a kind that the quick peers see."""
 SAMPLE = 5000
+DIGEST = "d" * 64
 ADWIN_DELTAS = (0.002, 1e-4, 1e-8, 1e-16, 1e-32, 1e-64, 1e-128)
 WATCHED = (0, streams.FEATURES, -1)
 """Columns that the slow peers watch: the feature that drifts, the operation, the site."""
@@ -311,6 +319,46 @@ def cost_lines() -> Iterator[str]:
     yield f"{_fastest(detector.evaluate, 20) * 1e3:5.2f} ms an evaluation, all windows and columns"
     state = detector.to_bytes()
     yield f"{_fastest(detector.to_bytes, 5) * 1e3:5.2f} ms to write the state, {len(state):,} bytes"
+    rounds = _rounds(detector.reference, batch.take(np.arange(20_000)))
+    yield (
+        f"{rounds / 20_000 * 1e6:5.2f} us a scan of the monitor's whole rounds: 20,000 from "
+        "a log in SQLite, state written each 5,000"
+    )
+
+
+def _rounds(reference: Reference, batch: Batch) -> float:
+    """Processor seconds of the monitor for a log that holds these scans already."""
+    with tempfile.TemporaryDirectory() as folder:
+        where = File(folder)
+        reference.save(where)
+        with closing(open_log(f"sqlite:{where / 'log.db'}")) as log:
+            for first in range(0, len(batch), 500):
+                log.append(_entry(batch, range(first, first + 500)))
+            with closing(
+                open_store(f"sqlite:{where}/drift.db", "trailwatch", create=True)
+            ) as store:
+                watch = Watch(log, store, Relay(store, None), pace=Pace(3600.0), event_clock=True)
+                watch.tell(Champion("1", DIGEST, where))
+                began = time.process_time()
+                while watch.step():
+                    pass
+                took = time.process_time() - began
+                known = store.monitor()
+                assert known is not None and known.counts["counted"] == len(batch)
+                return took
+
+
+def _entry(batch: Batch, rows: range) -> Entry:
+    """A request with these scans, as serving logs it."""
+    scans = [
+        LoggedScan(f"001.{i}", i // 40, i, batch.sites[batch.site[i]], 1, int(batch.time_us[i]))
+        for i in rows
+    ]
+    five = (0.0,) * 5
+    verdict = LoggedVerdict(Kind.GIVEN, "1", DIGEST, "model", "high", five, five, five)
+    request = Request(f"r{rows.start}", scans[-1].time_us, "/score")
+    blobs = [batch.columns[i].astype("<f4").tobytes() for i in rows]
+    return Entry(request, scans, [verdict] * len(scans), monitored=blobs)
 
 
 def _all(detector: Detector, parts: list[Batch]) -> None:

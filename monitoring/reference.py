@@ -46,6 +46,8 @@ COLUMNS: Final = 36
 """Most columns, so that the state of a detector stays under 1 MiB."""
 SAMPLE: Final = 5000
 """Scans kept as they are, for reports and plots."""
+FEW: Final = 600
+"""Scans up to which all columns are counted in one go; more lie better column by column."""
 LOCATION: Final = "location"
 FLOOR: Final = 0.1
 """No distance below it is an alarm, however many scans there are."""
@@ -510,7 +512,7 @@ def coded(columns: Float32, cuts: Float32, used: Int32) -> UInt8:
     """The cell of each value, uint8 (n, c)."""
     codes = np.empty(columns.shape, np.uint8)
     for i in range(columns.shape[1]):
-        codes[:, i] = np.searchsorted(cuts[i, : used[i]], columns[:, i])
+        codes[:, i] = cuts[i, : used[i]].searchsorted(columns[:, i])
     codes[~np.isfinite(columns)] = CELLS - 1
     return codes
 
@@ -526,9 +528,15 @@ def counted(
         groups: how many groups.
         rows: (n,), rows of `codes`; None is each once.
     """
-    total = np.empty((groups, codes.shape[1], CELLS), np.int64)
+    c = codes.shape[1]
+    if len(group) <= FEW:
+        cell = np.arange(c) * CELLS + (codes if rows is None else codes[rows])
+        cell += (group.astype(np.int64) * (c * CELLS))[:, None]
+        found = np.bincount(cell.ravel(), minlength=groups * c * CELLS)
+        return found.reshape(groups, c, CELLS)
+    total = np.empty((groups, c, CELLS), np.int64)
     base = group.astype(np.int64) * CELLS
-    for i in range(codes.shape[1]):
+    for i in range(c):
         code = codes[:, i] if rows is None else codes[:, i][rows]
         found = np.bincount(base + code, minlength=groups * CELLS)
         total[:, i] = found.reshape(groups, CELLS)

@@ -18,6 +18,7 @@ from monitoring.reference import (
     CELLS,
     COLUMNS,
     CUTS,
+    FEW,
     MONITORED,
     SITES,
     STRATA,
@@ -226,6 +227,20 @@ def test_cell_shares_sum_to_one_with_missing_last():
     assert len(shares) == len(ends) + 2
     assert shares.sum() == pytest.approx(1) and shares[-1] == 0.25
     assert shares[list(ends).index(2.0)] == 0.5
+
+
+@pytest.mark.parametrize("rows", [None, "drawn"])
+def test_scans_are_counted_alike_in_one_go_and_column_by_column(rows):
+    rng = np.random.default_rng(4)
+    codes = rng.integers(0, CELLS, (2 * FEW, 3)).astype(np.uint8)
+    group = rng.integers(0, 5, 2 * FEW)
+    drawn = None if rows is None else rng.integers(0, 2 * FEW, 2 * FEW)
+    parts = [slice(0, FEW), slice(FEW, 2 * FEW)]
+    few = [
+        counted(codes[p], group[p], 5) if drawn is None else counted(codes, group[p], 5, drawn[p])
+        for p in parts
+    ]
+    np.testing.assert_array_equal(counted(codes, group, 5, drawn), sum(few))
 
 
 @pytest.fixture(scope="module")
