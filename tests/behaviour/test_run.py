@@ -288,10 +288,11 @@ def test_a_control_is_not_told(controls, name):
     figures = controls[name]
     assert figures["lots"] >= 5, "too few to say anything"
     assert figures["low"] <= 0.55
-    assert figures["recall_at_fpr1"] <= 0.1
+    assert figures["high"] >= 0.45
+    assert figures["recall_at_fpr1"] <= 0.05
 
 
-@pytest.mark.parametrize("name", ["jump_plausible", "loc_box_diverted"])
-def test_what_ranks_higher_by_right_is_not_worth_an_alert(controls, name):
+@pytest.mark.parametrize("name", ["jump_plausible", "dup_whole_box"])
+def test_what_differs_by_right_is_not_worth_an_alert(controls, name):
     assert controls[name]["recall_at_fpr1"] <= 0.05
-    assert controls[name]["low"] <= 0.75
+    assert controls[name]["low"] <= 0.65
