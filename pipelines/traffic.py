@@ -1,8 +1,9 @@
-"""Traffic as the service will see it, for the drift reference: all lots at once, as they came.
+"""Traffic as the service sees it now, for the drift reference: all lots at once, as they came.
 
 The parts of the split are no traffic: each begins with empty shelves and ends in mid-life. What is
-described here are all validated scans between the end of the training part and the beginning of
-the test part, with everything that came before as their past.
+described here are all validated scans of the newest weeks, with everything that came before as
+their past. They reach up to the newest lot: a model that knew only the world before a change would
+find the same drift again as soon as it is champion.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from intake.master import read_registry, read_sites
-from intake.store import load_scans
+from intake.master import read_registry
+from intake.table import Intake
 from models import bundle, predict
 from models.calibration import Calibration
+from monitoring.calibrate import MOST_DAYS
 from monitoring.reference import Batch, box_key, monitored
 from pipelines.parts import Part
 from trail.facts import Context
@@ -24,32 +26,44 @@ from trail.features import encode
 from trail.network import Network
 from trail.registry import Registry
 from trail.rules import Findings
-from trail.scan import ANOMALIES, Scans
+from trail.scan import ANOMALIES, DAY_US, Op, Scans
 
 Int64 = npt.NDArray[np.int64]
 
 
-def span(learned: Part, calibration: Part) -> tuple[int, int]:
+def span(scans: Scans, learned: Part, calibration: Part) -> tuple[int, int]:
     """Event times that the reference describes: from, and before.
 
-    After the training part, so that the model has not seen them, and before the test part begins.
-    Where parts are not cut in time, the time of the calibration part.
+    After the training part, so that the model has not seen them; the newest weeks, as many as a
+    calibration takes blocks from; and before lots cease to be commissioned, because from then on
+    shelves only empty. Where parts are not cut in time, from when the calibration part begins.
+
+    Args:
+        scans: all validated scans.
+        learned: the training part.
+        calibration: the calibration part.
     """
     first, last = int(learned.time_us.max()) + 1, int(calibration.time_us.max()) + 1
-    return (first if first < last else int(calibration.time_us.min())), last
+    since = first if first < last else int(calibration.time_us.min())
+    commissioned = scans.time_us[scans.op == Op.AGGREGATION]
+    times = commissioned if len(commissioned) else scans.time_us
+    # A thousandth may come from clocks that are wrong.
+    newest = int(np.quantile(times, 0.999, method="inverted_cdf"))
+    until = newest + 1 if newest > since else int(scans.time_us.max(initial=since)) + 1
+    return max(since, until - MOST_DAYS * DAY_US), until
 
 
-def traffic(weights: Path, validated: Path, since_us: int, until_us: int) -> Batch:
+def traffic(weights: Path, validated: Path, intake: Intake, since_us: int, until_us: int) -> Batch:
     """The monitored columns of all scans in a span.
 
     Args:
         weights: the weights folder, with `lstm.*`, `calibration.json`, `thresholds.json` and
             `network.json`.
-        validated: the validated scans and their master data.
+        validated: the folder of the validated scans, for the registry.
+        intake: the validated scans.
         since_us: first event time.
         until_us: event time before which they lie.
     """
-    intake = load_scans(validated / "scans.parquet", read_sites(validated / "sites.csv"))
     listed = validated / "registry.csv"
     registry = read_registry(listed) if listed.exists() else Registry.none()
     network = Network.from_json(json.loads((weights / "network.json").read_text()))

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intake.master import read_sites
+from intake.store import load_scans
 from models import bundle, gbm, oneclass, predict
 from models.calibration import Calibration
 from monitoring.calibrate import LEAST_REPLICATES, calibrated
@@ -70,7 +72,7 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     known = load_part(asked.sequences, "calibration")
     _calibrate(known, settings, out)
     _context(asked, out, settings)
-    _reference(asked, span(learned, known), drift, out)
+    _reference(asked, learned, known, drift, out)
     digest = bundle.seal(out)
     run.finish(digest, out)
     shutil.rmtree(asked.checkpoints / key[:16], ignore_errors=True)
@@ -171,11 +173,17 @@ def _context(asked: argparse.Namespace, out: Path, settings: Mapping[str, Any]) 
 
 
 def _reference(
-    asked: argparse.Namespace, of: tuple[int, int], settings: Mapping[str, Any], out: Path
+    asked: argparse.Namespace,
+    learned: Part,
+    calibration: Part,
+    settings: Mapping[str, Any],
+    out: Path,
 ) -> None:
-    """The drift reference, with thresholds, from the traffic after the training part."""
+    """The drift reference, with thresholds, from the newest traffic."""
     seed, replicates = settings["seed"], settings["replicates"]
-    batch = traffic(out, asked.validated, *of)
+    validated: Path = asked.validated
+    intake = load_scans(validated / "scans.parquet", read_sites(validated / "sites.csv"))
+    batch = traffic(out, validated, intake, *span(intake.scans, learned, calibration))
     if not len(batch):
         say("train: no scans after the training part; there is no drift reference")
         return

@@ -14,6 +14,7 @@ from intake.columns import to_scans
 from intake.master import write_registry, write_sites
 from intake.store import write_scans
 from models.bundle import Bundle
+from monitoring.calibrate import MOST_DAYS
 from monitoring.reference import MONITORED, box_key
 from pipelines.traffic import _whole_trails, span, traffic
 from tests.models.small_bundles import encoded, small_bundle
@@ -27,12 +28,35 @@ def part(*times):
     return SimpleNamespace(time_us=np.array(times))
 
 
-def test_the_span_is_what_training_has_not_seen():
-    assert span(part(1, 5, 10), part(12, 20)) == (11, 21)
+def everything(*times, commissioned=()):
+    op = [Op.SALE] * len(times) + [Op.AGGREGATION] * len(commissioned)
+    return SimpleNamespace(time_us=np.array([*times, *commissioned]), op=np.array(op))
 
 
-def test_without_a_cut_in_time_it_is_that_of_the_calibration_part():
-    assert span(part(1, 30), part(12, 20)) == (12, 21)
+def test_the_span_is_what_training_has_not_seen_up_to_the_newest_lot():
+    scans = everything(1, 5, 30, 40, commissioned=(1, 5, 25))
+    assert span(scans, part(1, 5, 10), part(12, 20)) == (11, 26)
+
+
+def test_without_a_cut_in_time_it_begins_with_the_calibration_part():
+    assert span(everything(1, 30, commissioned=(1, 14)), part(1, 30), part(12, 20)) == (12, 15)
+
+
+def test_only_the_newest_weeks_are_taken():
+    days = np.arange(200) * DAY_US
+    found = span(everything(commissioned=days), part(0), part(10 * DAY_US))
+    assert found == (199 * DAY_US + 1 - MOST_DAYS * DAY_US, 199 * DAY_US + 1)
+
+
+def test_without_new_lots_or_commissioning_it_reaches_to_the_last_scan():
+    assert span(everything(1, 30, 40), part(1, 5), part(12)) == (6, 41)
+    assert span(everything(30, 40, commissioned=(1, 3)), part(1, 5), part(12)) == (6, 41)
+
+
+def test_a_few_clocks_that_are_wrong_do_not_move_it():
+    days = np.arange(2000) * DAY_US // 10
+    found = span(everything(commissioned=[*days, 10**18]), part(0), part(10 * DAY_US))
+    assert 198 * DAY_US < found[1] <= 200 * DAY_US
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=12))
@@ -75,7 +99,7 @@ def made(tmp_path_factory):
 def test_traffic_is_all_scans_of_the_span_and_judged_as_the_service_judges(made):
     folder, weights, read = made
     since, until = START_US + 12 * DAY_US, START_US + 25 * DAY_US
-    batch = traffic(weights, folder / "validated", since, until)
+    batch = traffic(weights, folder / "validated", read, since, until)
     before = read.scans.take(read.scans.time_us < until)
     bundle = Bundle(weights)
     seen = encoded(before, bundle.network)
@@ -96,5 +120,5 @@ def test_traffic_is_all_scans_of_the_span_and_judged_as_the_service_judges(made)
 
 
 def test_an_empty_span_is_no_traffic(made):
-    folder, weights, _ = made
-    assert not len(traffic(weights, folder / "validated", START_US, START_US))
+    folder, weights, read = made
+    assert not len(traffic(weights, folder / "validated", read, START_US, START_US))
