@@ -26,8 +26,7 @@ class Kind(StrEnum):
     """What a challenger would have said; nobody was told."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedScan:
+class LoggedScan(NamedTuple):
     """A scan as it was asked about. Code, event id, place, operation and time identify it.
 
     Attributes:
@@ -51,8 +50,7 @@ class LoggedScan:
     remembered: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedVerdict:
+class LoggedVerdict(NamedTuple):
     """What was said of a scan.
 
     Attributes:

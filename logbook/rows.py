@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from logbook import Entry, Feedback, Kind, LoggedScan, LoggedVerdict, Request, Watched
@@ -30,6 +32,8 @@ _LONGEST: Final = 150
 _NUMBERS: Final = struct.Struct("<15f")
 _CUT: Final = "\x1a#"
 _THREE: Final = struct.Struct("<3q")
+_IDENTIFYING: Final = tuple(map(LoggedScan._fields.index, ("time_us", "event_id", "op")))
+_BESIDE: Final = tuple(map(LoggedScan._fields.index, ("lot", "file_id", "remembered")))
 _ODD: Final = re.compile("[\x00\x1a\ud800-\udfff]")
 _CODED: Final = re.compile("\x1a([0-9a-f]+);")
 
@@ -63,9 +67,23 @@ def identity(scan: LoggedScan) -> Identity:
     Raises:
         struct.error: a number is not of 64 bits.
     """
-    # Unpacked, a number is a plain int, whatever it was; databases adapt enums by their names.
-    time_us, event_id, op = _THREE.unpack(_THREE.pack(scan.time_us, scan.event_id, scan.op))
-    return key(scan.epc), time_us, event_id, op, key(scan.location_id)
+    return identities([scan])[0]
+
+
+def identities(scans: Sequence[LoggedScan]) -> list[Identity]:
+    """What makes each of some scans the same scan; see `identity`."""
+    time_us, event_id, op = (_whole(map(itemgetter(k), scans), len(scans)) for k in _IDENTIFYING)
+    codes, places = [key(scan.epc) for scan in scans], [key(scan.location_id) for scan in scans]
+    return list(zip(codes, time_us, event_id, op, places, strict=True))
+
+
+def _whole(values: Iterable[int], n: int) -> tuple[int, ...]:
+    """Whole numbers of 64 bits; unpacked, a number is a plain int, whatever it was.
+
+    (Databases adapt enums by their names.)
+    """
+    form = f"<{n}q"
+    return struct.unpack(form, struct.pack(form, *values))
 
 
 def whole(scan: LoggedScan, identity: Identity) -> str | None:
@@ -153,20 +171,13 @@ class Prepared:
             if any(verdict.kind != kind for verdict in verdicts):
                 raise ValueError(f"a verdict among the {kind} ones is of another kind")
         try:
-            identities = [identity(scan) for scan in entry.scans]
+            its = identities(entry.scans)
+            numbers = (_whole(map(itemgetter(k), entry.scans), len(its)) for k in _BESIDE)
+            full = map(whole, entry.scans, its)
             return cls(
                 _request(entry.request),
-                identities,
-                [
-                    (
-                        *_THREE.unpack(_THREE.pack(scan.lot, scan.file_id, scan.remembered)),
-                        full,
-                        watched,
-                    )
-                    for scan, full, watched in zip(
-                        entry.scans, map(whole, entry.scans, identities), monitored, strict=True
-                    )
-                ],
+                its,
+                list(zip(*numbers, full, monitored, strict=True)),
                 [Said.of(verdict) for verdict in entry.verdicts],
                 [
                     (identity(scan), KINDS.index(verdict.kind), Said.of(verdict))

@@ -31,7 +31,7 @@ from logbook.rows import (
     Said,
     feedback_of,
     feedback_row,
-    identity,
+    identities,
     key,
     request_of,
     restored,
@@ -225,7 +225,7 @@ class SqlLog:
             "JOIN verdicts v ON v.scan = s.id JOIN requests r ON r.id = v.request "
             f"WHERE {_SAME_SCAN} AND v.kind = {_GIVEN}"
         )
-        asked = [identity(scan) for scan in scans]
+        asked = identities(scans)
         found = self._database.read(lambda session: session.each(statement, asked))
         return [
             (restored(rows[0][0]), self._said(*rows[0][1:]).verdict(_GIVEN)) if rows else None

@@ -14,7 +14,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -50,13 +50,19 @@ class Model:
         version: version in the registry, or "bundle".
         bundle: the bundle.
         registry: genuine products that it checks against; an empty one abstains.
+        sites_file: the site master that came with it, None where none did.
     """
 
     name: str
     version: str
     bundle: Bundle
     registry: Registry
+    sites_file: Path | None = field(init=False)
     _bound: tuple[Sites, BoundContext] | None = None
+
+    def __post_init__(self) -> None:
+        file = self.bundle.folder / "sites.csv"
+        self.sites_file = file if file.is_file() else None
 
     def context(self, sites: Sites) -> BoundContext:
         """What scans are seen against; its look-up tables are built once for each `sites`."""
@@ -146,6 +152,7 @@ class Judge:
     def __init__(self, settings: Settings) -> None:
         """Prepare; nothing is read before `start`."""
         self._settings = settings
+        self._own_sites = Path(settings.sites) if settings.sites else None
         self._panel = Panel(None, None, settings.challenger, settings.challenger_share)
         self._lock = threading.RLock()
         self._seats: dict[str, _Seat] = {}
@@ -202,11 +209,10 @@ class Judge:
 
     def sites_file(self) -> Path | None:
         """The site master in use: the installation's, else the champion's; None: there is none."""
-        if self._settings.sites:
-            return Path(self._settings.sites)
+        if self._own_sites is not None:
+            return self._own_sites
         champion = self._panel.champion
-        own = champion.bundle.folder / "sites.csv" if champion else None
-        return own if own is not None and own.is_file() else None
+        return champion.sites_file if champion else None
 
     def status(self) -> dict[str, Any]:
         """What is in use, and what went wrong, as plain values.

@@ -30,13 +30,15 @@ from trail.facts import BoundContext, Context, Facts, facts_of
 from trail.features import Encoded, matrix
 from trail.mates import LotTable
 from trail.rules import FLAG, Findings, judge
-from trail.scan import ANOMALIES, Bool, Float32, Int64, Scans
+from trail.scan import Bool, Float32, Int64, Scans
 from trail.sites import Sites
 from trail.trails import sort
 from trail.verdict import Source
 from trail.words import verdict_sentence
 
 Index = npt.NDArray[np.intp]
+_Found = tuple[str, LoggedVerdict]
+"""An earlier answer, and the receipt of its request."""
 
 NO_HISTORY: Final = "rules (no history)"
 CATCH_UP: Final = 1000
@@ -45,7 +47,6 @@ SURE: Final = 75.0
 """Score from which a flag, and 100 minus which an all-clear, is given with high confidence."""
 _SOURCES: Final = (Source.RULES.value, Source.COLD.value, Source.MODEL.value)
 _CONFIDENCES: Final = ("low", "medium", "high")
-_BITS: Final = (1 << np.arange(len(ANOMALIES))).astype(np.uint8)
 _LOG: Final = logging.getLogger("trailwatch")
 
 
@@ -116,14 +117,10 @@ class Judged:
     other: Model | None = None
     degraded: bool = False
 
-    def judge_of(self, i: int) -> Model | None:
-        """Who judged scan i."""
-        return self.other if self.others[i] else self.by
-
     @property
     def said(self) -> npt.NDArray[np.uint8]:
         """Flags as bits, uint8 (m,)."""
-        return np.asarray((self.flag * _BITS).sum(axis=1, dtype=np.uint8))
+        return np.packbits(self.flag, axis=1, bitorder="little")[:, 0]
 
     def sources(self, at: Index) -> list[str]:
         """Who gave the verdicts on some scans."""
@@ -131,7 +128,7 @@ class Judged:
             return [NO_HISTORY] * len(at)
         unjudged = self._unjudged(at)
         by_rule = self.by_rule[at].any(axis=1)
-        kind = np.select([unjudged, self.cold[at], by_rule], [0, 1, 0], 2)
+        kind = np.where(unjudged, 0, np.where(self.cold[at], 1, np.where(by_rule, 0, 2)))
         return [_SOURCES[k] for k in kind.tolist()]
 
     def confidences(self, at: Index) -> list[str]:
@@ -146,7 +143,7 @@ class Judged:
         low = self._unjudged(at) | self.cold[at]
         top = self.score[at].max(axis=1, initial=0)
         clear = ((top >= SURE) | (top <= 100 - SURE)) & self.known.site_known[at]
-        kind = np.select([hard, low, clear], [2, 0, 2], 1)
+        kind = np.where(hard, 2, np.where(low, 0, np.where(clear, 2, 1)))
         return [_CONFIDENCES[k] for k in kind.tolist()]
 
     def _unjudged(self, at: Index) -> Bool:
@@ -242,11 +239,11 @@ class Scorer:
         at = judged.place[recall.at]
         for verdict, record in zip(_verdicts(judged, at, Kind.REVISED), records, strict=True):
             if _flags(verdict) != _flags(record.latest):
-                revised.append((replace(record.scan, remembered=True), verdict))
+                revised.append((record.scan._replace(remembered=True), verdict))
         if revised:
             request = Request(_receipt(), _now_us(), "(history is back)", book.version)
             self._log.append(Entry(request, [], [], revised))
-        self._mark(judged, np.unique(at), recall)
+        self._mark(judged, at, recall)
         self._log.remembered([record.id for record in records])
         return len(records)
 
@@ -362,18 +359,13 @@ class Scorer:
     ) -> Answer:
         """Log and put together; what was answered before keeps its answer."""
         n = len(rows)
-        at = judged.place[np.arange(n) if recall is None else recall.at]
+        at = judged.place[:n] if recall is None else judged.place[recall.at]
         logged = _logged(rows, judged, at, remembered=recall is not None)
-        maybe_old = np.ones(n, bool) if recall is None else ~recall.new
-        before: list[tuple[str, LoggedVerdict] | None] = [None] * n
-        if maybe_old.any():
-            asked = np.flatnonzero(maybe_old).tolist()
-            for i, found in zip(asked, self._log.given([logged[i] for i in asked]), strict=True):
-                before[i] = found
-        fresh = [i for i in range(n) if before[i] is None]
-        verdicts = dict(zip(fresh, _verdicts(judged, at[fresh], Kind.GIVEN), strict=True))
-        receipts = {found[0] for found in before if found is not None}
-        receipt = receipts.pop() if not fresh and len(receipts) == 1 else _receipt()
+        maybe_old = range(n) if recall is None else np.flatnonzero(~recall.new).tolist()
+        before = self._before(logged, maybe_old)
+        fresh = [i for i in range(n) if i not in before]
+        given = _verdicts(judged, at[fresh], Kind.GIVEN)
+        receipt = (_one_receipt(before) if not fresh else "") or _receipt()
         revised = [] if recall is None or by != "model" else self._revised(recall, judged)
         if fresh or revised:
             version = self._book.version if self._book is not None and recall is not None else ""
@@ -383,47 +375,58 @@ class Scorer:
                 request = replace(request, receipt=_receipt())
             all_new = self._log.append(
                 Entry(
-                    request, [logged[i] for i in fresh], [verdicts[i] for i in fresh],
+                    request, [logged[i] for i in fresh], given,
                     [(scan, verdict) for _, scan, verdict in revised], other,
                     [] if recall is None or by != "model" else _watched(judged, at[fresh]),
                 )
             )  # fmt: skip
             if not all_new:  # another process answered these scans in the same moment
-                answered = self._log.given([logged[i] for i in fresh])
-                for i, found in zip(fresh, answered, strict=True):
-                    if found is not None and found[0] != request.receipt:
-                        before[i] = found
-                receipts = {found[0] for found in before if found is not None}
-                if len(receipts) == 1 and None not in before:
-                    receipt = receipts.pop()
+                theirs = self._before(logged, fresh)
+                before |= {i: f for i, f in theirs.items() if f[0] != request.receipt}
+                if len(before) == n:
+                    receipt = _one_receipt(before) or receipt
         if recall is not None:
-            changed = [int(at[i]) for i in fresh] + [i for i, _, _ in revised]
-            self._mark(judged, np.unique(np.array(changed, dtype=np.intp)), recall)
-        told = [found[1] if (found := before[i]) is not None else verdicts[i] for i in range(n)]
-        score = np.array([v.score for v in told], dtype=np.float32).reshape(n, -1)
+            changed = [*at[fresh].tolist(), *(i for i, _, _ in revised)]
+            self._mark(judged, np.array(changed, dtype=np.intp), recall)
+        told = dict(zip(fresh, given, strict=True))
+        told |= {i: verdict for i, (_, verdict) in before.items()}
+        said = [told[i] for i in range(n)]
+        score, model, rules = judged.score[at], judged.model[at], judged.rules[at]
+        for i, (_, verdict) in before.items():
+            score[i], model[i], rules[i] = verdict.score, verdict.model, verdict.rules
+        repeated = np.zeros(n, dtype=bool)
+        repeated[list(before)] = True
         return Answer(
             receipt=receipt,
             score=score,
             flag=score >= FLAG,
-            model=np.array([v.model for v in told], dtype=np.float32).reshape(n, -1),
-            rules=np.array([v.rules for v in told], dtype=np.float32).reshape(n, -1),
-            source=[v.source for v in told],
-            confidence=[v.confidence for v in told],
-            evidence=[v.evidence for v in told],
-            version=[v.model_version for v in told],
-            repeated=np.array([found is not None for found in before], dtype=bool),
+            model=model,
+            rules=rules,
+            source=[v.source for v in said],
+            confidence=[v.confidence for v in said],
+            evidence=[v.evidence for v in said],
+            version=[v.model_version for v in said],
+            repeated=repeated,
             degraded=recall is None,
             took_us=(time.perf_counter_ns() - began) // 1000,
         )
+
+    def _before(self, logged: list[LoggedScan], asked: Sequence[int]) -> dict[int, _Found]:
+        """What was answered on some of the scans, where the log has them."""
+        if not len(asked):
+            return {}
+        found = self._log.given([logged[i] for i in asked])
+        return {i: told for i, told in zip(asked, found, strict=True) if told is not None}
 
     def _revised(
         self, recall: Recall, judged: Judged
     ) -> list[tuple[int, LoggedScan, LoggedVerdict]]:
         """Scans judged before of which other things are said now: place, scan, verdict."""
-        new = np.zeros(len(recall.scans), bool)
-        new[recall.at[recall.new]] = True
-        changed = (judged.said[judged.place] != recall.said) & ~new
+        changed = judged.said[judged.place] != recall.said
+        changed[recall.at[recall.new]] = False
         rows = np.flatnonzero(changed)
+        if not len(rows):
+            return []
         places = judged.place[rows]
         event_id = recall.event_id[rows].tolist()
         scans = [
@@ -435,14 +438,16 @@ class Scorer:
 
     def _mark(self, judged: Judged, at: Index, recall: Recall) -> None:
         """Note in the store what was said, where that differs from what it has noted."""
-        back = np.empty(len(judged.place), np.intp)
-        back[judged.place] = np.arange(len(judged.place))
-        said = judged.said
-        at = at[said[at] != recall.said[back[at]]]
+        said, noted = judged.said, np.empty_like(recall.said)
+        noted[judged.place] = recall.said
+        at = at[said[at] != noted[at]]
         if not len(at):
             return
+        at = np.unique(at)
+        event_id = np.empty_like(recall.event_id)
+        event_id[judged.place] = recall.event_id
         try:
-            self._history.mark(judged.scans.take(at), recall.event_id[back[at]], said[at])
+            self._history.mark(judged.scans.take(at), event_id[at], said[at])
         except HistoryError as error:  # only a later revision may then be logged twice
             _LOG.warning("what was said could not be noted: %s", error)
 
@@ -483,41 +488,37 @@ def _logged(rows: Rows, judged: Judged, at: Index, remembered: bool) -> list[Log
 def _verdicts(judged: Judged, at: Sequence[int] | Index, kind: Kind) -> list[LoggedVerdict]:
     """Verdicts on some scans of a kind, by their places."""
     at = np.asarray(at, dtype=np.intp)
-    numbers = (judged.score, judged.model, judged.rules)
-    columns = [[tuple(row) for row in values[at].tolist()] for values in numbers]
-    flagged = judged.flag[at].tolist()
+    if not len(at):
+        return []
+    score, model, rules = (
+        map(tuple, values[at].tolist()) for values in (judged.score, judged.model, judged.rules)
+    )
+    evidence = [""] * len(at)
+    flag = judged.flag[at]
+    for k in np.flatnonzero(flag.any(axis=1)).tolist():
+        flags = tuple(flag[k].tolist())
+        evidence[k] = verdict_sentence(
+            flags, int(at[k]), judged.known, judged.findings, judged.scans, judged.sites
+        )
+    by = [_named(judged.by), _named(judged.other)]
     return [
-        LoggedVerdict(
-            kind,
-            by.version if by is not None else "",
-            by.bundle.digest if by is not None else "",
-            source,
-            confidence,
+        LoggedVerdict(kind, *by[other], *said)
+        for other, *said in zip(
+            judged.others[at].tolist(),
+            judged.sources(at),
+            judged.confidences(at),
             score,
             model,
             rules,
-            verdict_sentence(
-                tuple(flagged[k]),
-                i,
-                judged.known,
-                judged.findings,
-                judged.scans,
-                judged.sites,
-            )
-            if any(flagged[k])
-            else "",
-        )
-        for k, (i, by, source, confidence, score, model, rules) in enumerate(
-            zip(
-                at.tolist(),
-                map(judged.judge_of, at.tolist()),
-                judged.sources(at),
-                judged.confidences(at),
-                *columns,
-                strict=True,
-            )
+            evidence,
+            strict=True,
         )
     ]
+
+
+def _named(model: Model | None) -> tuple[str, str]:
+    """Version and digest, "" for the rules alone."""
+    return (model.version, model.bundle.digest) if model is not None else ("", "")
 
 
 def _watched(judged: Judged, at: Index) -> list[bytes | None]:
@@ -566,6 +567,12 @@ def _mixed(champion: Judged, challenger: Judged, theirs: Bool) -> Judged:
         other=challenger.by,
         others=theirs,
     )
+
+
+def _one_receipt(before: dict[int, _Found]) -> str:
+    """The receipt of all that was answered before, "" where that were several or none."""
+    receipts = {receipt for receipt, _ in before.values()}
+    return receipts.pop() if len(receipts) == 1 else ""
 
 
 def _flags(verdict: LoggedVerdict) -> tuple[bool, ...]:

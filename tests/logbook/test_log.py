@@ -144,16 +144,16 @@ def test_of_a_scan_twice_in_a_request_the_first_counts(log: PredictionLog):
 def test_scans_differ_by_each_part_of_their_identity(log: PredictionLog):
     one = scan(1)
     others = [
-        replace(one, epc="x"),
-        replace(one, event_id=77),
-        replace(one, event_id=-1),
-        replace(one, location_id="01"),
-        replace(one, op=2),
-        replace(one, time_us=one.time_us + 1),
+        one._replace(epc="x"),
+        one._replace(event_id=77),
+        one._replace(event_id=-1),
+        one._replace(location_id="01"),
+        one._replace(op=2),
+        one._replace(time_us=one.time_us + 1),
     ]
     log.append(entry("a", [one, *others]))
     assert len(log.since(0, 10)) == 7
-    log.append(entry("b", [replace(one, lot=9, file_id=9)]))  # neither of these is part of it
+    log.append(entry("b", [one._replace(lot=9, file_id=9)]))  # neither of these is part of it
     assert len(log.since(0, 10)) == 7
 
 
@@ -338,7 +338,7 @@ def test_waiting_scans_wait_until_they_are_remembered(log: PredictionLog):
     log.remembered([])
     assert log.waiting(10) == waiting[1:]
     assert log.figures()["waiting"] == 2
-    log.append(entry("b", [replace(scans[3], remembered=True), replace(scans[5])]))
+    log.append(entry("b", [scans[3]._replace(remembered=True), scans[5]._replace()]))
     assert [record.scan for record in log.waiting(10)] == [scans[5]]
     assert log.figures()["waiting"] == 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -312,7 +311,7 @@ def test_the_command_says_when_there_is_nothing_to_compare(
 ):
     assert compare_.main(["--log", url]) == 1
     assert "nothing to compare: 0 scans" in capsys.readouterr().err
-    append(log, [replace(scan(1))], [1])
+    append(log, [scan(1)._replace()], [1])
     assert compare_.main(["--log", url]) == 1
     assert "TRAILWATCH_CHALLENGER=shadow" in capsys.readouterr().err
 
