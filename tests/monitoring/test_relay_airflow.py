@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-import httpx
 import pytest
 
 from monitoring.relay import Airflow, MisconfiguredError
 from monitoring.store import dag_run_id
-from tests.serving.served import free_port
-
-AIRFLOW = Path(__file__).resolve().parents[2] / ".venv-airflow" / "bin" / "airflow"
-PATIENCE_S = 240
-DAG = """
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
-
-with DAG("retrain", schedule=None, max_active_runs=1):
-    EmptyOperator(task_id="nothing")
-"""
+from tests.monitoring.airflow_real import AIRFLOW, airflow
 
 pytestmark = [
     pytest.mark.full,
@@ -35,64 +18,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("airflow")
-    (home / "dags").mkdir()
-    (home / "dags" / "retrain.py").write_text(DAG)
-    (home / "passwords.json").write_text(json.dumps({"bot": "right"}))
-    port = free_port()
-    settings = {
-        "CORE__DAGS_FOLDER": str(home / "dags"),
-        "CORE__LOAD_EXAMPLES": "false",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": "bot:op",
-        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
-        "API__SECRET_KEY": "s" * 32,
-        "API_AUTH__JWT_SECRET": "j" * 64,
-        "API__PORT": str(port),
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        "USAGE_DATA_COLLECTION__ENABLED": "false",
-    }
-    environment = {
-        "PATH": f"{AIRFLOW.parent}:/usr/bin:/bin",
-        "HOME": str(home),
-        "AIRFLOW_HOME": str(home),
-        **{f"AIRFLOW__{name}": value for name, value in settings.items()},
-    }
-    said = (home / "said.log").open("wb")
-
-    def run(*words: str) -> None:
-        command = [str(AIRFLOW), *words]
-        subprocess.run(
-            command, env=environment, check=True, stdout=said, stderr=said, timeout=PATIENCE_S
-        )
-
-    run("db", "migrate")
-    run("dag-processor", "--num-runs", "1")
-    server = subprocess.Popen(
-        [str(AIRFLOW), "api-server", "--port", str(port), "--workers", "1"],
-        env=environment,
-        stdout=said,
-        stderr=said,
-        start_new_session=True,
-    )
-    here = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            assert server.poll() is None and time.monotonic() < end, said.name
-            try:
-                httpx.get(f"{here}/api/v2/monitor/health", timeout=5).raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        yield here
-    finally:
-        os.killpg(server.pid, signal.SIGINT)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        said.close()
+    with airflow(tmp_path_factory.mktemp("airflow")) as one:
+        yield one.url
 
 
 def client(url: str, password: str = "right", dag: str = "retrain") -> Airflow:
