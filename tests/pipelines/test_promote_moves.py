@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,93 +11,13 @@ import pytest
 from models import registry
 from pipelines.promotion import moves
 from pipelines.promotion.ledger import Kind, Ledger
-
-ROOT = Path(__file__).parents[2]
-MODEL = "bare"
-VERSIONS = 4
-
-FORKS = """
-import json, os, signal, sys
-import mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
-from models import registry
-from pipelines.promotion import moves, published
-from pipelines.promotion.ledger import Kind, Ledger
-
-def promote(home, target, dies, ready, go):
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{home}/mlflow.db"
-    store, ledger = registry.client(), Ledger(f"sqlite:///{home}/ledger.db")
-    moving, publish = registry.move_champion, lambda entry: published.publish(store, entry)
-
-    def killed(*words):
-        if dies == "after the alias":
-            moving(*words)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if dies:
-        registry.move_champion = killed
-    os.write(ready, b"r")
-    os.read(go, 1)
-    moves.move(ledger, store, "bare", Kind.PROMOTE, expected="1", target=target, who="me", why="",
-        publish=publish)
-
-for line in sys.stdin:
-    home, jobs = json.loads(line)
-    (ready, is_ready), (go, goes) = os.pipe(), os.pipe()
-    children = []
-    for target, dies in jobs:
-        hear, say = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(goes)
-            try:
-                promote(home, target, dies, is_ready, go)
-                os._exit(0)
-            except BaseException as error:
-                os.write(say, f"{type(error).__name__}: {error}".encode())
-                os._exit(1)
-        os.close(say)
-        children.append((child, hear))
-    for _ in children:
-        os.read(ready, 1)
-    os.close(goes)
-    ends = []
-    for child, hear in children:
-        said = os.read(hear, 10_000).decode()
-        ends.append((os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said))
-    print(json.dumps(ends), flush=True)
-"""
-
-
-class Forks:
-    """Processes that promote versions against version 1; a process imports MLflow for all."""
-
-    def __init__(self) -> None:
-        self._parent = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", FORKS],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, home: Path, *jobs: tuple[str, str]) -> list[tuple[int, str]]:
-        """Let (version, where to die) go at once; their statuses and last words."""
-        assert self._parent.stdin is not None and self._parent.stdout is not None
-        self._parent.stdin.write(json.dumps([str(home), jobs]) + "\n")
-        self._parent.stdin.flush()
-        return [(status, said) for status, said in json.loads(self._parent.stdout.readline())]
-
-    def end(self) -> None:
-        self._parent.kill()
-        self._parent.communicate()
+from tests.pipelines.racing import MODEL, forking, register_bare
 
 
 @pytest.fixture(scope="module")
 def forks():
-    running = Forks()
-    yield running
-    running.end()
+    with forking() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +26,7 @@ def made(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("moves")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
-        store = registry.client()
-        store.create_registered_model(MODEL)
-        for _ in range(VERSIONS):
-            store.create_model_version(MODEL, str(home / "nowhere"))
-        store.set_registered_model_alias(MODEL, registry.CHAMPION, "1")
+        register_bare()
     return home
 
 
@@ -126,8 +38,13 @@ def home(made, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def urls(home: Path) -> tuple[str, str]:
+    """Of the store and of the ledger."""
+    return f"sqlite:///{home / 'mlflow.db'}", f"sqlite:///{home / 'ledger.db'}"
+
+
 def ledger_of(home: Path) -> Ledger:
-    return Ledger(f"sqlite:///{home / 'ledger.db'}")
+    return Ledger(urls(home)[1])
 
 
 def settled(home: Path) -> str:
@@ -136,7 +53,7 @@ def settled(home: Path) -> str:
 
 
 def test_of_promotions_at_once_exactly_one_wins(home, forks):
-    ends = forks(home, ("2", ""), ("3", ""), ("4", ""))
+    ends = forks(*urls(home), ("2", ""), ("3", ""), ("4", ""))
     assert sorted(status for status, _ in ends) == [0, 1, 1]
     winner = str(2 + [status for status, _ in ends].index(0))
     for status, said in ends:
@@ -151,7 +68,7 @@ def test_of_promotions_at_once_exactly_one_wins(home, forks):
 
 @pytest.mark.parametrize("dies", ["before the alias", "after the alias"])
 def test_a_promotion_that_was_killed_is_finished_by_the_next_command(home, forks, dies):
-    assert forks(home, ("3", dies)) == [(-signal.SIGKILL, "")]
+    assert forks(*urls(home), ("3", dies)) == [(-signal.SIGKILL, "")]
     store = registry.client()
     before = "1" if dies == "before the alias" else "3"
     assert registry.alias(store, MODEL, registry.CHAMPION) == before
