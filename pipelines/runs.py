@@ -27,6 +27,7 @@ SKIPPED: Final = 99
 KEEP_DAYS: Final = 7
 """How long the workspace of a run that failed is kept, for another try."""
 PROMOTION: Final = "promotion.json"
+_GAINS: Final = ("map", "f_beta")
 _NUMBERS: Final = ("window_days", "epochs", "trials")
 _DAY_S: Final = 86_400
 
@@ -131,8 +132,9 @@ def _promote(run: Run, asked: argparse.Namespace) -> None:
     shutil.copyfile(run.workspace / PROMOTION, run.folder / PROMOTION)
     decided = json.loads((run.folder / PROMOTION).read_text())
     run.note(promotion=decided["outcome"])
+    gains = {gate["name"]: gate["note"] for gate in decided["gates"] if gate["name"] in _GAINS}
     told = {"outcome": decided["outcome"], "version": decided["challenger"]["version"]}
-    say(json.dumps({**told, "refused_by": decided["refused_by"]}))
+    say(json.dumps({**told, "refused_by": decided["refused_by"], "gains": gains}))
 
 
 def _trials(run: Run, _asked: argparse.Namespace) -> None:

@@ -13,10 +13,16 @@ from trailwatch.command import Command
 PROMOTE, APPROVAL = "promote", "approval"
 PATIENCE = timedelta(days=7)
 BODY = """
-The challenger of this run passed every gate: `{{ ti.xcom_pull(task_ids='promote') }}`.
-Its figures stand in the log of the task `promote` and in `promotion.json` of its MLflow run.
-**Approve** makes it champion; services follow within seconds. Without an answer within a week it is
-rejected.
+{% set decided = macros.json.loads(ti.xcom_pull(task_ids='promote')) %}
+Version {{ decided.version }} passed every gate.
+
+{% for name, said in decided.gains.items() %}
+- {{ name }}: {{ said }}
+{% endfor %}
+
+All figures stand in the log of the task `promote`, and in `promotion/` of the version's run in
+MLflow. **Approve** makes it champion; services follow within seconds. Without an answer within a
+week it is rejected.
 """
 
 
