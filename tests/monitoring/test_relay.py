@@ -91,6 +91,9 @@ def test_a_request_is_delivered_once_with_its_conf(world: World):
     assert world.airflow.triggers() == 1
     conf = world.airflow.runs[RUN]["conf"]
     assert (conf["champion"], conf["reason"], conf["episode"]) == ("7", ["gap_s"], 1)
+    # These names, and no others, are known to dags/trailwatch/command.py.
+    noted = {"episode", "manual", "reason", "request", "requested_us"}
+    assert set(conf) == {"champion", "force", *noted}
     assert world.asked.outcome == "delivered"
     assert world.asked.delivered_us is not None
     assert world.alarms == {}
