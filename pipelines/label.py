@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from intake.master import read_registry, read_sites
 from intake.store import load_scans, to_table
 from intake.table import Intake
 from pipelines import params, verdicts
-from pipelines.parts import PARTS, LabelSource
+from pipelines.parts import FOLDS, PARTS, LabelSource, fold_of
 from pipelines.progress import Progress, say
 from trail import network
 from trail.facts import Context, facts_of, previous_of
@@ -56,9 +57,10 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     parts, summary = split(intake.scans, settings["parts"])
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    honest = sort(parts["train"])
-    learned = network.fit(honest.scans, previous_of(honest.starts), intake.sites)
+    learned = _network(parts["train"], intake.sites)
     (out / "network.json").write_text(json.dumps(learned.to_json()) + "\n")
+    folds = [(n or learned).to_json() for n in _without_each_fold(parts["train"], intake.sites)]
+    (out / "network_folds.json").write_text(json.dumps(folds) + "\n")
     context = Context(intake.sites, learned, registry)
     said, ids = verdicts.read(validated), EventIds(intake)
     next_row = int(intake.scans.row.max()) + 1
@@ -75,6 +77,23 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     for name in PARTS:
         of = summary["parts"][name]
         say(f"label: {name}: {of['lots']:,} lots, {of['scans']:,} scans, {of['injected']}")
+
+
+def _network(scans: Scans, sites: Sites) -> network.Network:
+    honest = sort(scans)
+    return network.fit(honest.scans, previous_of(honest.starts), sites)
+
+
+def _without_each_fold(scans: Scans, sites: Sites) -> Iterator[network.Network | None]:
+    """For each fold the network of the other lots, None where there are none.
+
+    A model that learned from lots against a network counted on those same lots would never meet an
+    edge that is new, or a leg that the quantiles do not hold yet, in honest goods.
+    """
+    fold = fold_of(scans.lot)
+    for k in range(FOLDS):
+        others = np.flatnonzero(fold != k)
+        yield _network(scans.take(others), sites) if len(others) else None
 
 
 def split(scans: Scans, shares: dict[str, float]) -> tuple[dict[str, Scans], dict[str, Any]]:

@@ -12,9 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from trail.epc import mix
 from trail.features import FEATURES, VERSION
 
 PARTS: Final = ("train", "validation", "calibration", "test")
+FOLDS: Final = 8
+"""Groups of training lots; each is encoded against a network counted on the others."""
 
 
 class LabelSource(IntEnum):
@@ -23,6 +26,11 @@ class LabelSource(IntEnum):
     ASSUMED_HONEST = 0
     INJECTED = 1
     ANALYST = 2
+
+
+def fold_of(lot: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The fold of each lot key, 0 to FOLDS - 1; it depends on the key alone."""
+    return (mix(lot.astype(np.uint64)) % np.uint64(FOLDS)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from intake.master import read_registry, read_sites
 from intake.store import load_scans
 from pipelines import params
-from pipelines.parts import PARTS, Part, save_part
+from pipelines.parts import PARTS, Part, fold_of, save_part
 from pipelines.progress import Progress, say
 from trail.epc import mix
 from trail.facts import Context
@@ -62,6 +62,8 @@ def sequence(labelled: Path, validated: Path, out: Path, settings: dict[str, Any
             context = Context(intake.sites, network, registry)
             shares = settings["without"] if name == "train" else {}
             views = list(_views(intake.scans, context, shares, int(settings["seed"])))
+            if name == "train":
+                views = list(_cross_fitted(views, _networks(labelled / "network_folds.json")))
             columns = _columns(path)
             part = _part([_encoded(view, columns) for view in views])
             save_part(part, out, name)
@@ -114,6 +116,23 @@ def _views(scans: Scans, context: Context, shares: dict[str, float], seed: int) 
         if len(rows):
             hidden = name if name in ("mates", "start") else ""
             yield View(rows, scans.take(rows), contexts.get(name, context), hidden)
+
+
+def _networks(path: Path) -> list[Network]:
+    return [Network.from_json(value) for value in json.loads(path.read_text())]
+
+
+def _cross_fitted(views: list[View], networks: list[Network]) -> Iterator[View]:
+    """Each view by fold, against the network that was counted without the fold's lots."""
+    for view in views:
+        if view.context.network is None:
+            yield view
+            continue
+        fold = fold_of(view.scans.lot)
+        for k in np.unique(fold).tolist():
+            mine = np.flatnonzero(fold == k)
+            context = replace(view.context, network=networks[k])
+            yield View(view.rows[mine], view.scans.take(mine), context, view.hidden)
 
 
 def _some_lots(scans: Scans, share: float, seed: int) -> npt.NDArray[np.intp]:

@@ -28,6 +28,8 @@ ENOUGH_COMMISSIONED: Final = 20
 """Commissioning scans of a lot from which the lot has a commissioning record."""
 FAST_KMH: Final = 120.0
 IMPOSSIBLE_KMH: Final = 240.0
+CLOCK_H: Final = 1.0
+"""Two times may be so far apart by clocks that drift or hands that type."""
 FAR_KM: Final = 5.0
 CLONE_KM: Final = 30.0
 REPEAT_S: Final = 900.0
@@ -60,12 +62,20 @@ class Reason(IntEnum):
     LEFT_LATE = 19
     TOO_FAST = 20
     BELOW_ROUTE = 21
+    IMPOSSIBLE = 22
 
 
 HARD: Final = frozenset(
-    {Reason.MALFORMED, Reason.COMPANY, Reason.PRODUCT, Reason.SAME_SECOND, Reason.SECOND_SALE}
+    {
+        Reason.MALFORMED,
+        Reason.COMPANY,
+        Reason.PRODUCT,
+        Reason.SAME_SECOND,
+        Reason.SECOND_SALE,
+        Reason.IMPOSSIBLE,
+    }
 )
-"""Reasons that no model may overrule: a format, a register, or one object in two places."""
+"""Reasons that no model may overrule: a format, a register, one object in two places, physics."""
 _IS_HARD: Final[Bool] = np.isin(np.arange(max(Reason) + 1), [int(r) for r in HARD])
 
 
@@ -99,12 +109,14 @@ class _Graded:
         self.reason = np.zeros(n, dtype=np.int8)
 
     def raise_to(self, where: Bool, score: Score, reason: Reason) -> None:
-        """Raise the score of the scans in `where`, unless it is higher already."""
+        """Raise the score of the scans in `where`, unless it is higher or a hard one already."""
         at = where.nonzero()[0]
         if not len(at):
             return
         value = np.asarray(score(at) if callable(score) else score, dtype=np.float32)
         higher = value > self.score[at]
+        if reason not in HARD:
+            higher &= ~_IS_HARD[self.reason[at]]
         self.score[at[higher]] = np.broadcast_to(value, at.shape)[higher]
         self.reason[at[higher]] = reason
 
@@ -194,6 +206,8 @@ def jump(facts: Facts) -> _Graded:
     found = _Graded(len(facts.op))
     moving = (facts.km >= FAR_KM) & (facts.gap_s > 0)
     fast = moving & (facts.speed_kmh > FAST_KMH)
+    beyond_clocks = fast & (facts.km > FAST_KMH * (facts.gap_s / 3600 + CLOCK_H))
+    found.raise_to(beyond_clocks, 100, Reason.IMPOSSIBLE)
     found.raise_to(fast, _too_fast(facts), Reason.TOO_FAST)
     if facts.steps is not None:
         arrives = (facts.direction == 1) & ~facts.same_site & (facts.steps.low_h > 0)
@@ -290,6 +304,7 @@ _SENTENCE: Final = {
     Reason.TWICE: "{op} at {here} a second time in a row, {gap} apart.",
     Reason.LEFT_LATE: "Left {here} {gap} after it had been seen further down, at {was}.",
     Reason.TOO_FAST: "Arrived {km} away {gap} after the previous scan: {speed}.",
+    Reason.IMPOSSIBLE: "Arrived {km} away {gap} after the previous scan: {speed}.",
     Reason.BELOW_ROUTE: ("Arrived {gap} after it left {was}; this route takes {low} to {high}."),
 }
 

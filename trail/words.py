@@ -9,6 +9,7 @@ from trail.sites import Sites
 
 LEAST = 30.0
 """Rule score from which a rule's own sentence is worth showing."""
+_SPEEDS = (Reason.TOO_FAST, Reason.IMPOSSIBLE)
 
 
 def sentence(
@@ -27,7 +28,7 @@ def sentence(
     reason = int(findings.reason[i, anomaly])
     if reason != Reason.NONE and findings.score[i, anomaly] >= LEAST:
         said = evidence(reason, i, known, scans, sites)
-        usual = _usual(i, known) if reason == Reason.TOO_FAST else ""
+        usual = _usual(i, known) if reason in _SPEEDS else ""
         return f"{said.removesuffix('.')}{usual}." if usual else said
     return _context(anomaly, i, known, scans, sites)
 

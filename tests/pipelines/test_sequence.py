@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines import label, sequence
-from pipelines.parts import PARTS, load_part
+from pipelines.parts import FOLDS, PARTS, fold_of, load_part
 from tests.pipelines.small_world import LABEL, SEQUENCE, validated
 from trail.features import FEATURES
+from trail.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,21 @@ def test_training_has_every_scan_in_full_sight_and_some_again(parts):
     rows, count = np.unique(part.row, return_counts=True)
     assert len(part) > len(rows)
     assert count.max() > 1
+
+
+def test_a_training_lot_is_seen_against_the_network_of_the_others(folder, parts):
+    labelled = folder / "labelled"
+    whole = Network.from_json(json.loads((labelled / "network.json").read_text()))
+    others = sequence._networks(labelled / "network_folds.json")
+    used = [network.edges[:, 2].sum() for network in others]
+    assert sum(used) == (FOLDS - 1) * whole.edges[:, 2].sum(), "each lot is left out once"
+    column = FEATURES.index("edge_used_log")
+    for name, part in parts.items():
+        fold = fold_of(part.lot)
+        for k in np.unique(fold).tolist():
+            network = others[k] if name == "train" else whole
+            seen = np.expm1(part.features[fold == k, column])
+            assert set(np.round(seen).astype(int)) <= {0, *network.edges[:, 2].tolist()}
 
 
 def columns(starts, **of):
