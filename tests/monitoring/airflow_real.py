@@ -29,19 +29,27 @@ with DAG("retrain", schedule=None, max_active_runs=1):
 class RealAirflow:
     """A home with a migrated database and one DAG; the user `bot` has the password `right`."""
 
-    def __init__(self, home: Path, paused: bool = True) -> None:
+    def __init__(
+        self, home: Path, paused: bool = True, dag: str = DAG, others: tuple[str, ...] = ()
+    ) -> None:
         """Make the home; nothing is started.
 
         Args:
             home: an empty folder.
             paused: whether new DAGs are.
+            dag: the file with the DAG `retrain`.
+            others: further components to run: "scheduler" for runs to be carried out.
         """
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.said = home / "said.log"
-        self._server: subprocess.Popen[bytes] | None = None
+        self._commands = (
+            ("api-server", "--port", str(self.port), "--workers", "1"),
+            *((name,) for name in others),
+        )
+        self._processes: list[subprocess.Popen[bytes]] = []
         (home / "dags").mkdir()
-        (home / "dags" / "retrain.py").write_text(DAG)
+        (home / "dags" / "retrain.py").write_text(dag)
         (home / "passwords.json").write_text(json.dumps({"bot": "right"}))
         settings = {
             "CORE__DAGS_FOLDER": str(home / "dags"),
@@ -52,6 +60,8 @@ class RealAirflow:
             "API__SECRET_KEY": "s" * 32,
             "API_AUTH__JWT_SECRET": "j" * 64,
             "API__PORT": str(self.port),
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "CORE__PARALLELISM": "1",
             "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
             "USAGE_DATA_COLLECTION__ENABLED": "false",
         }
@@ -76,22 +86,24 @@ class RealAirflow:
             )
 
     def start(self) -> None:
-        """Start the API server; it answers later, see `wait`."""
+        """Start the API server and the others; it answers later, see `wait`."""
         with self.said.open("ab") as said:
-            self._server = subprocess.Popen(
-                [str(AIRFLOW), "api-server", "--port", str(self.port), "--workers", "1"],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-            )
+            for words in self._commands:
+                process = subprocess.Popen(
+                    [str(AIRFLOW), *words],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+                self._processes.append(process)
 
     def wait(self) -> None:
         """Until it answers."""
         end = time.monotonic() + PATIENCE_S
         while True:
-            assert self._server is not None and self._server.poll() is None, self.said
+            assert all(process.poll() is None for process in self._processes), self.said
             assert time.monotonic() < end, self.said
             with suppress(httpx.HTTPError):
                 httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5).raise_for_status()
@@ -99,17 +111,20 @@ class RealAirflow:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """The server and its workers, at once."""
-        if self._server is not None:
+        """All processes and their workers, at once."""
+        for process in self._processes:
             with suppress(ProcessLookupError):
-                os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._processes = []
 
 
 @contextmanager
-def airflow(home: Path, paused: bool = True) -> Iterator[RealAirflow]:
-    """One that answers."""
-    one = RealAirflow(home, paused)
+def airflow(
+    home: Path, paused: bool = True, dag: str = DAG, others: tuple[str, ...] = ()
+) -> Iterator[RealAirflow]:
+    """One that answers; see `RealAirflow`."""
+    one = RealAirflow(home, paused, dag, others)
     try:
         one.start()
         one.wait()

@@ -17,28 +17,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
 from logbook.opened import open_log
-from models.bundle import Bundle, seal
-from monitoring.policy import DAY, Phase
-from monitoring.reference import MONITORED, WINDOWS, Batch, Calibration, Reference, box_key
+from models.bundle import Bundle
+from monitoring.policy import Phase
 from monitoring.store import open_store
 from tests.models.small_bundles import small_bundle
 from tests.monitoring.airflow_real import AIRFLOW, PATIENCE_S, RealAirflow, airflow
+from tests.monitoring.new_goods import A_DAY, boxes, log_sales, of_sales
 from tests.monitoring.processes import end, settled
-from tests.monitoring.watched import START
 from tests.serving.served import free_port
-from trail.scan import EVENT_TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = int(os.environ.get("TRAILWATCH_TRIALS", "100"))
-HONEST_DAYS, DAYS, A_DAY, BOX = 8, 4, 400, 100
+HONEST_DAYS, DAYS = 8, 4
 VICTIMS = ("monitor", "serving", "airflow")
 
 pytestmark = [
@@ -50,33 +46,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle whose reference knows sales alone; everything else is drift."""
-    folder = small_bundle(tmp_path_factory.mktemp("exactly") / "bundle")
-    n = 4_000
-    time_us = START + np.arange(n) * (28 * DAY // n)
-    batch = Batch.of(
-        honest(np.random.default_rng(1), n),
-        ["101"] * n,
-        box_key(np.arange(n) // 40, time_us),
-        time_us,
-    )
-    made = Reference.make(batch)
-    fixed = {window.name: (0.15,) * len(made.measured) for window in WINDOWS}
-    usual = {window.name: A_DAY for window in WINDOWS}
-    calibration = Calibration(
-        "calibrated", "", "box", 1, 100, 200, 0.1, 0.05, (0.01, 0.17), 0.05, fixed, usual
-    )
-    replace(made, calibration=calibration).save(folder)
-    seal(folder)
-    return folder
-
-
-def honest(random: np.random.Generator, n: int) -> np.ndarray:
-    """Monitored columns of n sales."""
-    columns = random.normal(10, 1, (n, len(MONITORED))).astype(np.float32)
-    for i, column in enumerate(MONITORED):
-        if column.kind == "categorical":
-            columns[:, i] = 9 if column.name == "op" else 0
-    return columns
+    return of_sales(small_bundle(tmp_path_factory.mktemp("exactly") / "bundle"))
 
 
 class Trial:
@@ -113,25 +83,8 @@ class Trial:
             **{f"TRAILWATCH_{name}": value for name, value in settings.items()},
         }
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._fill(Bundle(bundle).digest)
-
-    def _fill(self, digest: str) -> None:
-        """Honest days, logged as the service logs them."""
-        from logbook import Entry, Kind, LoggedScan, LoggedVerdict, Request
-
-        five = (0.0,) * 5
-        verdict = LoggedVerdict(Kind.GIVEN, "bundle", digest, "model", "high", five, five, five)
-        blobs = honest(np.random.default_rng(2), HONEST_DAYS * A_DAY).astype("<f4")
-        step = DAY // A_DAY
         log = open_log(self.log)
-        for first in range(0, len(blobs), A_DAY):
-            scans = [
-                LoggedScan(f"001.{i}", i // 40, i, "101", 9, START + 28 * DAY + i * step)
-                for i in range(first, first + A_DAY)
-            ]
-            request = Request(f"honest{first}", scans[-1].time_us, "/score")
-            mine = [blobs[i].tobytes() for i in range(first, first + A_DAY)]
-            log.append(Entry(request, scans, [verdict] * A_DAY, monitored=mine))
+        log_sales(log, HONEST_DAYS, "bundle", Bundle(bundle).digest)
         log.close()
 
     def start(self, name: str) -> None:
@@ -162,10 +115,10 @@ class Trial:
     def ask(self, stopped: threading.Event) -> None:
         """Score the days of drift; each request again until it is answered."""
         with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30) as client:
-            for first in range(0, DAYS * A_DAY, BOX):
+            for box in boxes(HONEST_DAYS, DAYS):
                 while not stopped.is_set():
                     with suppress(httpx.HTTPError):
-                        if client.post("/score", json=goods(first)).status_code == 200:
+                        if client.post("/score", json=box).status_code == 200:
                             break
                     time.sleep(0.05)
 
@@ -175,24 +128,6 @@ class Trial:
             logs = {name: (self.home / f"{name}.log").read_text()[-1500:] for name in self.running}
             assert time.monotonic() < give_up, (what, logs)
             time.sleep(0.1)
-
-
-def goods(first: int) -> dict[str, object]:
-    """A box of new goods, commissioned in one second."""
-    at = START + (28 + HONEST_DAYS) * DAY + first * (DAY // A_DAY)
-    when = f"{np.datetime64(at, 'us')}Z"
-    return {
-        "data": [
-            {
-                "event_id": 10**6 + i,
-                "location_id": 101,
-                "epc_code": f"001.8804823.1293291.{i // BOX:06d}.20250701.{i:09d}",
-                "event_type": EVENT_TYPES[0],
-                "event_time": when,
-            }
-            for i in range(first, first + BOX)
-        ]
-    }
 
 
 @contextmanager
