@@ -96,6 +96,10 @@ status: $(ML_READY) ## show the platform's services and how they are
 down: $(ML_READY) ## stop the platform
 	@$(ML) deploy down
 
+.PHONY: demo
+demo: $(ML_READY) $(AIRFLOW_READY) ## watch the closed loop: drift, retraining, a new champion
+	@$(ML) bench.demo
+
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
 	@$(ML) pytest -n $(WORKERS) --dist loadfile --durations=40 --ignore=tests/dags $(chosen) tests
