@@ -96,6 +96,7 @@ class Moment:
         phase: `retrain.state` of it.
         score: `max_score` of it.
         version: the champion that it is about.
+        worst: the column with that score.
     """
 
     day: int
@@ -103,6 +104,7 @@ class Moment:
     phase: str
     score: float
     version: str
+    worst: str = ""
 
 
 @dataclass(slots=True)
@@ -327,6 +329,7 @@ class Demo:
             str(told["retrain"]["state"]),
             float(told["max_score"] or 0.0),
             str(told["model_version"]),
+            max(told["features"], key=lambda name: told["features"][name]["score"], default=""),
         )
         new = {name: one["status"] for name, one in told["locations"].items() if one["n"] >= 20}
         seen = (moment.state, moment.version, tuple(sorted(new.items())))
@@ -387,6 +390,7 @@ class Demo:
                 self._follow(airflow, run, said)
                 self.story.outcome = _closed(serving, run)
                 time.sleep(1)
+            self._follow(airflow, run, said)
             self.tell(f"the episode ends: {self.story.outcome}")
             if self.story.outcome == "promoted":
                 _until(lambda: _judge(serving).endswith(" 2"), 120, "the new champion serves")
@@ -440,7 +444,10 @@ def looped(demo: Demo, honest: int, after: int) -> Story:
             last = demo.replay(after)
             if last.state not in ("ok", "warn"):
                 raise DemoError(f"the new champion's traffic is {last.state!r}")
-            demo.tell(f"the new champion knows this world: {last.state}, score {last.score:.2f}")
+            demo.tell(
+                f"{last.state}: the new champion knows this world; score {last.score:.2f} "
+                f"({last.worst})"
+            )
         else:
             demo.tell("the challenger was refused: the champion stays, and a person is asked")
         drawn(demo.story, demo.folder / "timeline.png")
@@ -453,8 +460,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=ROOT / "state" / "demo")
     parser.add_argument("--honest", type=int, default=9, help="days before the change")
-    parser.add_argument("--after", type=int, default=9, help="days to watch the new champion")
-    parser.add_argument("--lots", type=float, default=6.0, help="lots a day")
+    parser.add_argument("--after", type=int, default=7, help="days to watch the new champion")
+    parser.add_argument("--lots", type=float, default=5.0, help="lots a day")
     asked = parser.parse_args(argv)
     learned = 130
     change = learned + asked.honest

@@ -40,7 +40,7 @@ def drawn(story: Story, file: Path) -> Path:
             [days[i] for i in mine], score, marker="o", ms=4, label=f"largest score, v{version}"
         )
     axes.axhline(1.0, color="black", lw=0.8, ls="--")
-    axes.text(0.1, 1.02, "alarm", fontsize=8, va="bottom")
+    axes.text(max(days, default=1) - 0.1, 1.01, "alarm", fontsize=8, va="bottom", ha="right")
     axes.axvline(story.change, color="black", lw=1.2)
     top = max([1.2, *(1.15 * moment.score for moment in story.moments)])
     axes.text(story.change + 0.1, top * 0.97, "new factory,\ndwells double", fontsize=9, va="top")
@@ -55,7 +55,8 @@ def drawn(story: Story, file: Path) -> Path:
     seen = dict.fromkeys(moment.state for moment in story.moments)
     patches = [Patch(color=COLOURS.get(s, "white"), alpha=0.35, label=s) for s in seen]
     handles, _ = axes.get_legend_handles_labels()
-    axes.legend(handles=[*handles, *patches], loc="upper left", fontsize=8, ncols=2)
+    legend = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "frameon": False}
+    axes.legend(handles=[*handles, *patches], fontsize=8, ncols=8, **legend)
     axes.set_title("Drift, retraining, and a new champion")
     _listed(table, story)
     figure.tight_layout()
