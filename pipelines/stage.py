@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import yaml
@@ -21,7 +23,11 @@ from pipelines.runspace import Run, RunError
 
 _KEPT: Final = 40
 _KILLED: Final = re.compile(r"exited with -(\d+)")
-_NO_CAUSE: Final = re.compile(r"^(ERROR: failed to (reproduce|run)|Running stage|> |Traceback|\s)")
+_NO_CAUSE: Final = re.compile(
+    r"^(ERROR: failed to (reproduce|run)|Running stage|> |Traceback|Having any troubles|\s)"
+)
+_LITTLE: Final = 64 * 1024 * 1024
+"""Bytes; where less is left on a disk, whatever failed may have failed for that."""
 
 
 def stage(run: Run, name: str) -> None:
@@ -88,8 +94,14 @@ def execute(run: Run, name: str, *words: str) -> list[str]:
             say(line.rstrip())
             last.append(line.rstrip())
     if process.returncode:
-        raise RunError(f"{name} failed: {_cause(last)}")
+        raise RunError(f"{name} failed: {_cause(last)}{_room(run.workspace)}")
     return list(last)
+
+
+def _room(folder: Path) -> str:
+    """What is left on a folder's disk, where it is little: libraries tell of it in many words."""
+    left = shutil.disk_usage(folder).free
+    return f"; only {left // 1024:,} kB are left on the disk of {folder}" if left < _LITTLE else ""
 
 
 def _cause(lines: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ import yaml
 from logbook.opened import default_url, open_log
 from pipelines.runs import checked
 from pipelines.runspace import Places, Run, RunError
-from pipelines.stage import _cause
+from pipelines.stage import _cause, _room
 from tests.logbook.logged import entry, scan
 from tests.pipelines.homes import Home, make
 
@@ -222,25 +222,29 @@ def test_a_run_for_another_champion_is_skipped(finished: Home):
     assert not finished.workspace("late").exists()
 
 
-def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finished: Home):
-    log = open_log(default_url(finished.folder, "trailwatch"))
-    log.append(entry("r1", [scan(i) for i in range(50)]))
-    log.close()
+def on_a_full_disk(home: Home, run: str, *words: str) -> str:
+    """The last line of a task that cannot write a file of more than 100 kB, and fails."""
 
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    words = [sys.executable, "-m", "pipelines.runs", "prepare", "--run", "news"]
     done = subprocess.run(
-        words,
-        cwd=finished.folder,
-        env=finished.environment(),
+        [sys.executable, "-m", "pipelines.runs", *words, "--run", run],
+        cwd=home.folder,
+        env=home.environment(),
         preexec_fn=full,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    assert done.stdout.strip().splitlines()[-1].startswith("prepare: ")
+    assert done.returncode == 1, done.stdout
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finished: Home):
+    log = open_log(default_url(finished.folder, "trailwatch"))
+    log.append(entry("r1", [scan(i) for i in range(50)]))
+    log.close()
+    assert on_a_full_disk(finished, "news", "prepare").startswith("prepare: ")
     blocked = finished.folder / "params.yaml" / "no-folder"
     finished.task("news", "prepare", TRAILWATCH_DVC_REMOTE=str(blocked))
     finished.task("news", "snapshot")
@@ -263,6 +267,17 @@ def test_a_run_that_was_cleaned_up_can_be_gone_on_with(finished: Home):
     assert (finished.workspace("first") / "work" / "bundle" / "lstm.onnx").exists()
     commit = finished.git("rev-parse", "runs/retrain/first")
     assert finished.git("rev-parse", "HEAD", at=finished.workspace("first")) == commit
+
+
+@pytest.mark.full
+def test_a_stage_on_a_full_disk_says_so_and_goes_on_when_there_is_room(finished: Home):
+    options = '{"force": true, "window_days": 120}'
+    finished.task("tight", "prepare", "--options", options)
+    finished.task("tight", "snapshot")
+    said = on_a_full_disk(finished, "tight", "stage", "validate")
+    assert said.startswith("stage: validate failed: ") and "File too large" in said
+    finished.task("tight", "stage", "validate")
+    finished.task("tight", "stage", "label")
 
 
 @pytest.mark.full
@@ -334,11 +349,27 @@ def test_a_day_is_reported_to_mlflow(finished: Home):
             ],
             "killed by signal 9; before that: lstm: 1/2 epochs",
         ),
+        (
+            [
+                "Running stage 'x':",
+                "ERROR: unexpected error - disk I/O error",
+                "",
+                "Having any troubles? Hit us up at https://dvc.org/support, we are always happy",
+            ],
+            "disk I/O error",
+        ),
         ([], "it said nothing"),
     ],
 )
 def test_the_cause_of_a_failed_stage_is_found(lines, said):
     assert said in _cause(lines)
+
+
+def test_a_disk_with_little_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.stage._LITTLE", 0)
+    assert _room(tmp_path) == ""
+    monkeypatch.setattr("pipelines.stage._LITTLE", 2**60)
+    assert f"left on the disk of {tmp_path}" in _room(tmp_path)
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path: Path):
