@@ -271,6 +271,9 @@ def _airflow_environment(place: Place) -> dict[str, str]:
         # A task that was killed is tried again after a minute or two, not after five to ten.
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
+        # Where a machine is busy, the API's first answer takes longer than the default of 5 s,
+        # and a task would be lost for it.
+        "WORKERS__EXECUTION_API_TIMEOUT": "30",
         # A new file is a DAG after this many seconds, not after five minutes.
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bot:op",
