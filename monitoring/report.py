@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,9 +25,12 @@ import numpy.typing as npt
 
 from logbook import PredictionLog
 from logbook.opened import open_log
-from monitoring.reference import LOCATION, WINDOWS, Reference
+from monitoring.drift import Comparison
+from monitoring.reference import LOCATION, MONITORED, RECENT, WINDOWS, Reference
 from monitoring.settings import Settings
 from monitoring.store import Lease, Monitor, Store, open_store
+
+Values = npt.NDArray[Any]
 
 SECOND: Final = 1_000_000
 DAY_US: Final = 86_400 * SECOND
@@ -188,7 +193,7 @@ def make(
         The files, the page first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = [evidently_page(folder / PAGE, reference, scans)]
+    files = [evidently_page(folder / PAGE, reference, scans, title)]
     features = evaluation["features"]
     worst = sorted(features, key=lambda name: -features[name]["score"])
     alarming = [name for name in worst if features[name]["score"] >= 1] or worst[:3]
@@ -198,7 +203,9 @@ def make(
     return files
 
 
-def evidently_page(file: Path, reference: Reference, scans: Recent) -> Path:
+def evidently_page(
+    file: Path, reference: Reference, scans: Recent, title: str = "The newest scans"
+) -> Path:
     """Write Evidently's comparison of scans with the reference; returns the file."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
@@ -233,7 +240,20 @@ def evidently_page(file: Path, reference: Reference, scans: Recent) -> Path:
         cat_threshold=0.1,
     )
     Report([preset]).run(now, before).save_html(str(file))
+    _headed(file, title)
     return file
+
+
+def _headed(file: Path, title: str) -> None:
+    """Say on Evidently's page what it is, and that its own verdict decides nothing."""
+    text = file.read_text(encoding="utf-8")
+    said = (
+        '<div style="font: 15px sans-serif; margin: 1.5em; max-width: 60em">'
+        f"<b>{escape(title)}</b>: the scans of the last days (current) against the reference, "
+        "drawn by Evidently. What is said below of drift compares all sites with a threshold of "
+        "0.1, and decides nothing: /health/drift tells what alarms, and why.</div>"
+    )
+    file.write_text(re.sub(r"(<body[^>]*>)", lambda at: at[1] + said, text, count=1), "utf-8")
 
 
 def _plot(
@@ -244,54 +264,77 @@ def _plot(
     features: dict[str, dict[str, Any]],
     title: str,
 ) -> Path:
-    """Distribution of a column in its worst window and in the reference, with the threshold."""
+    """Distribution of a column in its worst window, and in the reference at the window's sites,
+    with the threshold.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     told = features[name]
-    index = reference.names.index(name)
-    values = _in_window(scans, str(told["window"]))[:, index]
+    rows = _in_window(scans, str(told["window"]))
+    values = scans.columns[rows, reference.names.index(name)]
     finite = np.sort(values[np.isfinite(values)])
     missing = 1 - len(finite) / max(len(values), 1)
-    ends, shares = reference.cell_shares(name)
-    figure, axes = plt.subplots(figsize=(8, 4.5))
+    ends, shares = _expected(reference, name, [scans.location[i] for i in rows.tolist()])
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     if told["type"] == "categorical":
         _bars(axes, ends, shares, finite, len(values))
         axes.set_ylabel("share of the scans")
     else:
-        heights = np.cumsum(shares[: len(ends)])
-        axes.step(ends, heights, where="post", label=f"reference, n = {reference.n}")
-        axes.fill_between(
-            ends,
-            np.clip(heights - told["threshold"], 0, 1),
-            np.clip(heights + told["threshold"], 0, 1),
-            step="post",
-            alpha=0.15,
-            label=f"threshold {told['threshold']:.3f}",
-        )
-        if len(finite):
-            share = np.arange(1, len(finite) + 1) / len(values)
-            label = f"window {told['window']}, n = {len(values)}"
-            axes.step(finite, share, where="post", label=label)
+        _steps(axes, ends, shares, finite, len(values), told)
         axes.set_ylabel("cumulated share of the scans")
-    axes.set_xlabel(f"{name} (missing: reference {shares[-1]:.1%}, window {missing:.1%})")
+    means = {column.name: column.means for column in MONITORED}.get(name, name)
+    axes.set_xlabel(f"{means}\nmissing values: reference {shares[-1]:.1%}, window {missing:.1%}")
     axes.set_title(f"{title}: {name}, D = {told['d']:.3f}, score {told['score']:.2f}")
-    axes.legend()
-    figure.tight_layout()
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(file, dpi=110)
     plt.close(figure)
     return file
 
 
-def _bars(
-    axes: Any,
-    ends: npt.NDArray[np.float64],
-    shares: npt.NDArray[np.float64],
-    finite: npt.NDArray[np.float32],
-    n: int,
+def _expected(reference: Reference, name: str, location: Sequence[str]) -> tuple[Values, Values]:
+    """What the reference saw of a column at some scans' sites, as `Reference.cell_shares` tells
+    it: that is what the scans are compared with.
+    """
+    ends, everywhere = reference.cell_shares(name)
+    level_of = dict(zip(reference.sites, reference.level.tolist(), strict=True))
+    level = [level_of[site] for site in location if site in level_of]
+    if not level:
+        return ends, everywhere
+    levels = np.bincount(level, minlength=len(reference.level_n))[None]
+    cells = Comparison(reference).expected(levels)[0, reference.names.index(name)]
+    return ends, np.append(cells[: len(ends) + 1], cells[-1]).astype(np.float64)
+
+
+def _steps(
+    axes: Any, ends: Values, shares: Values, finite: Values, n: int, told: dict[str, Any]
 ) -> None:
+    """Cumulated shares of the reference, with the threshold around them, and of n scans."""
+    heights = np.cumsum(shares[: len(ends)])
+    axes.step(ends, heights, where="post", label="reference, at the window's sites")
+    axes.fill_between(
+        ends,
+        np.clip(heights - told["threshold"], 0, 1),
+        np.clip(heights + told["threshold"], 0, 1),
+        step="post",
+        alpha=0.15,
+        label=f"threshold {told['threshold']:.3f}",
+    )
+    if len(finite):
+        share = np.arange(1, len(finite) + 1) / n
+        axes.step(finite, share, where="post", label=f"window {told['window']}, n = {n}")
+    # The last fiftieth of a long tail would press everything else into a corner.
+    inside = [ends[np.searchsorted(heights, 0.98 * heights[-1])]] if len(ends) else []
+    inside += [finite[int(0.98 * (len(finite) - 1))]] if len(finite) else []
+    last = max([*ends[-1:], *finite[-1:]], default=0.0)
+    if inside and last > 1.5 * max(inside) > 0:
+        axes.set_xlim(right=1.05 * max(inside))
+    axes.locator_params(axis="x", nbins=6)
+
+
+def _bars(axes: Any, ends: Values, shares: Values, finite: Values, n: int) -> None:
     """Shares of the levels; the odd cells of a categorical column are its levels."""
     levels = ends[1::2]
     now = [float((finite == np.float32(level)).sum()) / max(n, 1) for level in levels]
@@ -303,13 +346,12 @@ def _bars(
     axes.set_xticks(place, names, rotation=45, ha="right")
 
 
-def _in_window(scans: Recent, name: str) -> npt.NDArray[np.float32]:
-    """The scans of a window; if there are none any more, all."""
+def _in_window(scans: Recent, name: str) -> npt.NDArray[np.intp]:
+    """Positions of the scans of a window."""
     window = next((one for one in WINDOWS if one.name == name), WINDOWS[-1])
     if not window.days or not len(scans.time_us):
-        return scans.columns[-500:]
-    inside = np.flatnonzero(scans.time_us > scans.time_us.max() - window.days * DAY_US)
-    return scans.columns[inside]
+        return np.arange(len(scans.columns))[-RECENT:]
+    return np.flatnonzero(scans.time_us > scans.time_us.max() - window.days * DAY_US)
 
 
 def attached(model: str, version: str, folder: Path, episode: int) -> str:

@@ -42,7 +42,7 @@ def of_columns(folder: Path, columns: np.ndarray) -> Path:
     time_us = START + np.arange(n) * (REFERENCE_DAYS * DAY // n)
     batch = Batch.of(columns, ["101"] * n, box_key(np.arange(n) // BOX, time_us), time_us)
     made = Reference.make(batch)
-    fixed = {window.name: (0.15,) * len(made.measured) for window in WINDOWS}
+    fixed = {window.name: (0.3,) * len(made.measured) for window in WINDOWS}
     usual = {window.name: A_DAY for window in WINDOWS}
     calibration = Calibration(
         "calibrated", "", "box", 1, 100, 200, 0.1, 0.05, (0.01, 0.17), 0.05, fixed, usual

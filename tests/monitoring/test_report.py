@@ -14,7 +14,7 @@ from logbook.opened import open_log
 from monitoring import policy as p
 from monitoring.policy import DAY, Reading
 from monitoring.reference import Reference
-from monitoring.report import MOST_SCANS, PAGE, Recent, Reporter, make, recent
+from monitoring.report import MOST_SCANS, PAGE, Recent, Reporter, _expected, make, recent
 from monitoring.store import Lease, Store, open_store
 from tests.monitoring.watched import A_DAY, DIGEST, Clock, Site, reference, through, watching
 
@@ -140,9 +140,22 @@ def test_page_and_plots_of_the_columns_in_alarm(tmp_path: Path):
     assert page.name == PAGE
     text = page.read_text()
     assert "<html" in text and "gap_h" in text
+    assert "<b>trailwatch 7, episode 1</b>" in text and "decides nothing" in text
     assert [plot.name for plot in plots] == ["gap_h.png", "op.png"]
     for plot in plots:
         assert plot.read_bytes().startswith(PNG)
+
+
+def test_a_plot_shows_what_the_reference_saw_at_the_windows_sites():
+    of = reference()
+    ends, here = _expected(of, "gap_h", ["F1"] * 10)
+    again, everywhere = _expected(of, "gap_h", ["never seen"])
+    np.testing.assert_array_equal(ends, again)
+    np.testing.assert_array_equal(everywhere, of.cell_shares("gap_h")[1])
+    row = int(of.stratum[of.level[of.sites.index("F1")]])
+    cells = of.cells[row, 0] / of.cells[row, 0].sum()
+    np.testing.assert_allclose(here, [*cells[: len(ends) + 1], cells[-1]], atol=1e-6)
+    assert abs(here - everywhere).max() > 1e-3
 
 
 def test_a_column_without_values_is_left_out_of_the_page(tmp_path: Path):
