@@ -6,6 +6,7 @@ default, PostgreSQL by URL, one set of tables and statements; `logbook.opened` o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -203,6 +204,12 @@ class PredictionLog(Protocol):
         Raises:
             ValueError: scans and verdicts are not as many, a verdict stands in the wrong list, or
                 a number does not fit.
+        """
+
+    def append_all(self, entries: Sequence[Entry]) -> list[bool]:
+        """Write requests together, as `append` each; they share a wait for the disk.
+
+        Where it raises, any of them may have been written.
         """
 
     def given(self, scans: list[LoggedScan]) -> list[tuple[str, LoggedVerdict] | None]:

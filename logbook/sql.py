@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -103,17 +104,21 @@ class SqlLog:
         self._origin_of: dict[int, Origin] = {}
 
     def append(self, entry: Entry) -> bool:
-        ticket = _Ticket(Prepared.of(entry))
+        return self.append_all([entry])[0]
+
+    def append_all(self, entries: Sequence[Entry]) -> list[bool]:
+        tickets = [_Ticket(Prepared.of(entry)) for entry in entries]
         with self._queue_lock:
-            self._queue.append(ticket)
+            self._queue += tickets
         # Whoever comes first writes for all who came while the one before was writing: they share
         # a transaction, and its wait for the disk.
         with self._writing:
-            while not ticket.done:
+            while not all(ticket.done for ticket in tickets):
                 self._write_waiting()
-        if ticket.error is not None:
-            raise LogError(str(ticket.error)) from ticket.error
-        return ticket.all_new
+        for ticket in tickets:
+            if ticket.error is not None:
+                raise LogError(str(ticket.error)) from ticket.error
+        return [ticket.all_new for ticket in tickets]
 
     def _write_waiting(self) -> None:
         with self._queue_lock:

@@ -35,6 +35,7 @@ from serving.scorer import Scorer
 from serving.security import PUBLIC, Gate, undecided
 from serving.settings import Settings, SettingsError
 from serving.telemetry import Metrics, State, Watch
+from serving.together import Together
 from trail.scan import DAY_US
 
 VERSION: Final = "0.1.0"
@@ -111,7 +112,7 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
         stack.callback(history.close)
         stack.callback(log.close)
         history = metrics.timed(history, "history", ("remember", "recall", "mark"))
-        log = metrics.timed(log, "log", ("append", "given", "trail"))
+        log = metrics.timed(log, "log", ("append_all", "given", "trail"))
         judge = Judge(settings)
         judge.start()
         stack.callback(judge.stop)
@@ -135,8 +136,9 @@ def opened(settings: Settings, metrics: Metrics) -> Iterator[Service]:
             monitor.start()
             stack.callback(monitor.stop)
         slots = Slots(settings.concurrent)
+        together = Together(scorer.score_some, thread)
         service = Service(
-            settings, metrics, slots, history, log, judge, scorer, thread, files, watched
+            settings, metrics, slots, history, log, judge, scorer, thread, together, files, watched
         )
         metrics.states(lambda: states(service))
         stack.enter_context(_explaining(service))

@@ -74,6 +74,20 @@ class Rows:
     def __len__(self) -> int:
         return len(self.epc)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of one request after those of the other; `place` stays that in their own."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [code for part in parts for code in part.epc],
+            [place for part in parts for place in part.location],
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("op", "time_us", "event_id", "file_id", "place")
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:

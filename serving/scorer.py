@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from intake.master import read_sites
-from logbook import Entry, Kind, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
+from logbook import Entry, Kind, LogError, LoggedScan, LoggedVerdict, PredictionLog, Record, Request
 from monitoring.reference import monitored
 from serving.history import History, HistoryError, Recall, SiteEntry
 from serving.judge import Judge, Model
@@ -27,13 +28,13 @@ from serving.settings import Settings
 from serving.sites import SiteBook
 from trail import epc as codes_of
 from trail.facts import BoundContext, Context, Facts, facts_of
-from trail.features import Encoded, matrix
+from trail.features import matrix
 from trail.mates import LotTable
 from trail.rules import FLAG, Findings, judge
 from trail.scan import Bool, Float32, Int64, Scans
 from trail.sites import Sites
 from trail.trails import sort
-from trail.verdict import Source
+from trail.verdict import Source, Verdicts
 from trail.words import verdict_sentence
 
 Index = npt.NDArray[np.intp]
@@ -48,6 +49,21 @@ SURE: Final = 75.0
 _SOURCES: Final = (Source.RULES.value, Source.COLD.value, Source.MODEL.value)
 _CONFIDENCES: Final = ("low", "medium", "high")
 _LOG: Final = logging.getLogger("trailwatch")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A scoring request.
+
+    Attributes:
+        rows: the good rows.
+        route: the path asked, for the log.
+        by: who judges, "model", "rules" or "svm".
+    """
+
+    rows: Rows
+    route: str
+    by: str = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,45 +183,91 @@ class Scorer:
         self._rules: tuple[Sites, BoundContext] | None = None
 
     def score(self, rows: Rows, route: str, by: str = "model") -> Answer:
-        """Remember, judge and log the rows of a request.
-
-        Args:
-            rows: the good rows.
-            route: the path asked, for the log.
-            by: "model", "rules" or "svm".
+        """Remember, judge and log the rows of a request; the arguments are those of `Ask`.
 
         Raises:
             LogError: the log cannot be written; nothing was acknowledged.
         """
+        return self._scored([Ask(rows, route, by)])[0]
+
+    def score_some(self, asks: Sequence[Ask]) -> list[Answer | Exception | None]:
+        """Answers to the first of some requests and to those that can be scored with it.
+
+        Requests without a lot in common know nothing of each other, and so share the calls of the
+        stores and of the kernel. The network sees each by itself: a matrix product may round
+        otherwise in another batch, and a verdict must be reproducible from its receipt.
+
+        Returns:
+            For each request its answer, as if it had come alone, or what was wrong; None where it
+            has to wait for another one of them.
+        """
+        together = _together(asks)
+        found = iter(self._outcomes([ask for ask, now in zip(asks, together, strict=True) if now]))
+        return [next(found) if now else None for now in together]
+
+    def _outcomes(self, asks: list[Ask]) -> list[Answer | Exception]:
+        """Answers to requests that are scored together, or what was wrong."""
+        try:
+            return list(self._scored(asks))
+        except Exception as error:
+            if len(asks) == 1 or isinstance(error, LogError):
+                return [error] * len(asks)
+            # What is wrong with one of them is no reason to refuse the others.
+            return [outcome for ask in asks for outcome in self._outcomes([ask])]
+
+    def _scored(self, asks: list[Ask]) -> list[Answer]:
         began = time.perf_counter_ns()
-        panel = self._judge.panel()
+        panel, by = self._judge.panel(), asks[0].by
         champion = None if by == "rules" else panel.champion
+        rows = Rows.joined([ask.rows for ask in asks])
         try:
             book = self._sites()
             scans = scans_of(rows, book.numbers(rows.location, rows.op))
             recall = self._recalled(scans, rows.event_id)
         except HistoryError as error:
             _LOG.warning("judging without history: %s", error)
-            return self._answer(began, rows, None, self._without_history(rows), None, route, by)
-        judged, shadow = self.judged(recall, champion, by), None
+            return [
+                self._answers(began, [ask], ask.rows, None, self._without_history(ask.rows), None)[
+                    0
+                ]
+                for ask in asks
+            ]
+        parts = None if len(asks) == 1 else _parts(asks, recall)
+        judged, shadow = self.judged(recall, champion, by, parts), None
         if by == "model" and panel.challenger is not None:
-            rival = self.judged(recall, panel.challenger)
+            rival = self.judged(recall, panel.challenger, by, parts)
             theirs = panel.challenged(judged.scans.codes)[judged.scans.epc]
             if panel.mode == "ab":
                 judged = _mixed(judged, rival, theirs)
             elif panel.mode == "shadow":
                 shadow = (rival, theirs)
-        return self._answer(began, rows, recall, judged, shadow, route, by)
+        return self._answers(began, asks, rows, recall, judged, shadow)
 
-    def judged(self, recall: Recall, model: Model | None, by: str = "model") -> Judged:
-        """Verdicts on everything recalled, by a model or (None) by the rules."""
-        return self.judged_with(recall.scans, recall.table, model, by)
+    def judged(
+        self, recall: Recall, model: Model | None, by: str = "model", parts: Index | None = None
+    ) -> Judged:
+        """Verdicts on everything recalled, by a model or (None) by the rules; see `judged_with`."""
+        return self.judged_with(recall.scans, recall.table, model, by, parts)
 
     def judged_with(
-        self, scans: Scans, table: LotTable, model: Model | None, by: str = "model"
+        self,
+        scans: Scans,
+        table: LotTable,
+        model: Model | None,
+        by: str = "model",
+        parts: Index | None = None,
     ) -> Judged:
-        """Verdicts on whole trails, with the counters of their lots."""
-        return self._judged(scans, self._context(model), model, by, table)
+        """Verdicts on whole trails, with the counters of their lots.
+
+        Args:
+            scans: m scans.
+            table: the counters.
+            model: who judges; None: the rules.
+            by: see `Ask`.
+            parts: intp (m,), number of the request that each scan belongs to; whole lots each.
+                None: they are of one.
+        """
+        return self._judged(scans, self._context(model), model, by, table, parts)
 
     def now(self, epc: str) -> tuple[Recall, Judged] | None:
         """What is said of a code's trail now; None where nothing is remembered of it.
@@ -298,6 +360,7 @@ class Scorer:
         model: Model | None,
         by: str,
         table: LotTable | None,
+        parts: Index | None = None,
     ) -> Judged:
         trails = sort(scans)
         ((_, known),) = facts_of(trails, context, table, size=max(len(scans), 1) * 2)
@@ -305,7 +368,6 @@ class Scorer:
         features = matrix(known, findings)
         place = np.empty(len(scans), np.intp)
         place[trails.order] = np.arange(len(scans))
-        encoded = Encoded(trails, features, findings)
         nothing = np.zeros_like(findings.score)
         verdict = Judged(
             trails.scans,
@@ -325,7 +387,8 @@ class Scorer:
         )
         if model is None or by == "rules":
             return verdict
-        said = model.bundle.judge_svm(features) if by == "svm" else model.verdicts(encoded)
+        of = np.zeros(len(scans), np.intp) if parts is None else parts[trails.order]
+        said = _by_part(model, by, features, findings, trails.starts, of)
         return replace(
             verdict,
             score=said.score,
@@ -347,69 +410,96 @@ class Scorer:
         scans = scans_of(rows, site)
         return replace(self._judged(scans, context, None, "rules", None), degraded=True)
 
-    def _answer(
+    def _answers(
         self,
         began: int,
+        asks: list[Ask],
         rows: Rows,
         recall: Recall | None,
         judged: Judged,
         shadow: tuple[Judged, Bool] | None,
-        route: str,
-        by: str,
-    ) -> Answer:
-        """Log and put together; what was answered before keeps its answer."""
-        n = len(rows)
+    ) -> list[Answer]:
+        """Log and put together; what was answered before keeps its answer.
+
+        Args:
+            began: when, nanoseconds.
+            asks: requests that are scored together.
+            rows: the rows of all of them, n.
+            recall: what is remembered of them, None where the history is away.
+            judged: the verdicts on that.
+            shadow: a challenger's verdicts on the same, and which of them count.
+        """
+        n, by = len(rows), asks[0].by
+        spans = _spans(asks)
         at = judged.place[:n] if recall is None else judged.place[recall.at]
         logged = _logged(rows, judged, at, remembered=recall is not None)
         maybe_old = range(n) if recall is None else np.flatnonzero(~recall.new).tolist()
         before = self._before(logged, maybe_old)
         fresh = [i for i in range(n) if i not in before]
-        given = _verdicts(judged, at[fresh], Kind.GIVEN)
-        receipt = (_one_receipt(before) if not fresh else "") or _receipt()
+        given = dict(zip(fresh, _verdicts(judged, at[fresh], Kind.GIVEN), strict=True))
+        watched = [] if recall is None or by != "model" else _watched(judged, at[fresh])
+        monitored = dict(zip(fresh, watched, strict=True)) if watched else {}
         revised = [] if recall is None or by != "model" else self._revised(recall, judged)
-        if fresh or revised:
-            version = self._book.version if self._book is not None and recall is not None else ""
-            request = Request(receipt, _now_us(), route, version, recall is None)
-            other = [] if shadow is None else _shadow(*shadow, fresh, at, logged)
-            if not fresh:
-                request = replace(request, receipt=_receipt())
-            all_new = self._log.append(
-                Entry(
-                    request, [logged[i] for i in fresh], given,
-                    [(scan, verdict) for _, scan, verdict in revised], other,
-                    [] if recall is None or by != "model" else _watched(judged, at[fresh]),
+        later = _by_ask(revised, logged, spans)
+        version = self._book.version if self._book is not None and recall is not None else ""
+        receipts, entries = [], []
+        for ask, span, revisions in zip(asks, spans, later, strict=True):
+            own = [i for i in span if i not in before]
+            receipt = (_one_receipt(before, span) if not own else "") or _receipt()
+            receipts.append(receipt)
+            if own or revisions:
+                entries.append(
+                    Entry(
+                        Request(
+                            receipt if own else _receipt(),
+                            _now_us(),
+                            ask.route,
+                            version,
+                            recall is None,
+                        ),
+                        [logged[i] for i in own],
+                        [given[i] for i in own],
+                        revisions,
+                        [] if shadow is None else _shadow(*shadow, own, at, logged),
+                        [monitored[i] for i in own] if monitored else [],
+                    )
                 )
-            )  # fmt: skip
-            if not all_new:  # another process answered these scans in the same moment
-                theirs = self._before(logged, fresh)
-                before |= {i: f for i, f in theirs.items() if f[0] != request.receipt}
-                if len(before) == n:
-                    receipt = _one_receipt(before) or receipt
+        if entries and not all(self._log.append_all(entries)):
+            # another process answered some of these scans in the same moment
+            theirs = self._before(logged, fresh)
+            mine = set(receipts)
+            before |= {i: found for i, found in theirs.items() if found[0] not in mine}
+            receipts = [
+                (_one_receipt(before, span) if before.keys() >= set(span) else "") or receipt
+                for span, receipt in zip(spans, receipts, strict=True)
+            ]
         if recall is not None:
             changed = [*at[fresh].tolist(), *(i for i, _, _ in revised)]
             self._mark(judged, np.array(changed, dtype=np.intp), recall)
-        told = dict(zip(fresh, given, strict=True))
-        told |= {i: verdict for i, (_, verdict) in before.items()}
-        said = [told[i] for i in range(n)]
+        said = [before[i][1] if i in before else given[i] for i in range(n)]
         score, model, rules = judged.score[at], judged.model[at], judged.rules[at]
         for i, (_, verdict) in before.items():
             score[i], model[i], rules[i] = verdict.score, verdict.model, verdict.rules
         repeated = np.zeros(n, dtype=bool)
         repeated[list(before)] = True
-        return Answer(
-            receipt=receipt,
-            score=score,
-            flag=score >= FLAG,
-            model=model,
-            rules=rules,
-            source=[v.source for v in said],
-            confidence=[v.confidence for v in said],
-            evidence=[v.evidence for v in said],
-            version=[v.model_version for v in said],
-            repeated=repeated,
-            degraded=recall is None,
-            took_us=(time.perf_counter_ns() - began) // 1000,
-        )
+        took_us = (time.perf_counter_ns() - began) // 1000
+        return [
+            Answer(
+                receipt=receipt,
+                score=score[span.start : span.stop],
+                flag=score[span.start : span.stop] >= FLAG,
+                model=model[span.start : span.stop],
+                rules=rules[span.start : span.stop],
+                source=[said[i].source for i in span],
+                confidence=[said[i].confidence for i in span],
+                evidence=[said[i].evidence for i in span],
+                version=[said[i].model_version for i in span],
+                repeated=repeated[span.start : span.stop],
+                degraded=recall is None,
+                took_us=took_us,
+            )
+            for receipt, span in zip(receipts, spans, strict=True)
+        ]
 
     def _before(self, logged: list[LoggedScan], asked: Sequence[int]) -> dict[int, _Found]:
         """What was answered on some of the scans, where the log has them."""
@@ -569,9 +659,88 @@ def _mixed(champion: Judged, challenger: Judged, theirs: Bool) -> Judged:
     )
 
 
-def _one_receipt(before: dict[int, _Found]) -> str:
-    """The receipt of all that was answered before, "" where that were several or none."""
-    receipts = {receipt for receipt, _ in before.values()}
+def _together(asks: Sequence[Ask]) -> list[bool]:
+    """Which requests can be scored with the first: judged alike, and no lot in common."""
+    if len(asks) == 1:
+        return [True]
+    texts = [code for ask in asks for code in ask.rows.epc]
+    lot = codes_of.parse(pa.array(texts, pa.string())).lot_key.tolist()
+    taken: set[int] = set()
+    together = []
+    for ask, span in zip(asks, _spans(asks), strict=True):
+        own = set(lot[span.start : span.stop])
+        # One that waits keeps its lots from those behind it: scans of a lot stay in order.
+        together.append(ask.by == asks[0].by and taken.isdisjoint(own))
+        taken |= own
+    return together
+
+
+def _spans(asks: Sequence[Ask]) -> list[range]:
+    """Where the rows of each request are among those of all."""
+    ends = list(accumulate(len(ask.rows) for ask in asks))
+    return [range(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _parts(asks: Sequence[Ask], recall: Recall) -> Index:
+    """Number of the request that each recalled scan belongs to."""
+    of_code = np.empty(len(recall.scans.codes), np.intp)
+    of_row = np.repeat(np.arange(len(asks)), [len(ask.rows) for ask in asks])
+    of_code[recall.scans.epc[recall.at]] = of_row
+    return np.asarray(of_code[recall.scans.epc])
+
+
+def _by_part(
+    model: Model, by: str, features: Float32, findings: Findings, starts: Bool, of: Index
+) -> Verdicts:
+    """Verdicts on n scans in trail order, those of each part as if they were alone.
+
+    Args:
+        model: who judges.
+        by: "model" or "svm".
+        features: float32 (n, F).
+        findings: what the rules found.
+        starts: bool (n,), the scan is the first of its trail.
+        of: intp (n,), number of the part of each scan; whole trails each.
+    """
+
+    def verdicts(rows: Index | slice) -> Verdicts:
+        if by == "svm":
+            return model.bundle.judge_svm(features[rows])
+        heads = np.flatnonzero(starts[rows])
+        own = Findings(findings.score[rows], findings.reason[rows])
+        offsets = np.append(heads, len(own.score)).astype(np.int64)
+        return model.bundle.judge(features[rows], offsets, own)
+
+    if not of.any():
+        return verdicts(slice(None))
+    parts = [np.flatnonzero(of == k) for k in range(int(of.max()) + 1)]
+    back = np.argsort(np.concatenate(parts))
+    found = [verdicts(part) for part in parts]
+    return Verdicts(
+        *(
+            np.concatenate([getattr(one, name) for one in found])[back]
+            for name in ("score", "flag", "by_rule", "cold", "model")
+        )
+    )
+
+
+def _by_ask(
+    revised: list[tuple[int, LoggedScan, LoggedVerdict]],
+    logged: list[LoggedScan],
+    spans: list[range],
+) -> list[list[tuple[LoggedScan, LoggedVerdict]]]:
+    """Revisions by the request that brought them about: the one with scans of that lot."""
+    found: list[list[tuple[LoggedScan, LoggedVerdict]]] = [[] for _ in spans]
+    if revised:
+        ask_of = {logged[i].lot: k for k, span in enumerate(spans) for i in span}
+        for _, scan, verdict in revised:
+            found[ask_of[scan.lot]].append((scan, verdict))
+    return found
+
+
+def _one_receipt(before: dict[int, _Found], span: range) -> str:
+    """The receipt of what was answered of a request before, "" where that were several or none."""
+    receipts = {before[i][0] for i in span if i in before}
     return receipts.pop() if len(receipts) == 1 else ""
 
 

@@ -19,6 +19,7 @@ from serving.limits import Slots
 from serving.scorer import Scorer
 from serving.settings import Settings
 from serving.telemetry import Metrics
+from serving.together import Together
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Service:
         judge: the models in use.
         scorer: the core.
         thread: the one thread that the core runs in.
+        together: hands requests to the core.
         jobs: large files.
         drift: what the monitor sees.
     """
@@ -48,6 +50,7 @@ class Service:
     judge: Judge
     scorer: Scorer
     thread: Executor
+    together: Together
     jobs: Jobs
     drift: Drift
 

@@ -12,6 +12,7 @@ from serving import rows, wire
 from serving.problems import Problem, documented
 from serving.routes import Service, service_of
 from serving.rows import BadRow, BodyError, Rows
+from serving.scorer import Ask
 from serving.security import allow
 from serving.wire import Manner
 
@@ -56,7 +57,7 @@ def _endpoint(path: str, manner: Manner) -> Callable[..., Awaitable[Response]]:
             good, bad = await _read(service, text)
             if bad and (on_error == "refuse" or not len(good)):
                 raise Problem(422, _refusal(good, bad), "bad-rows", bad)
-            answer = await service.in_core(service.scorer.score, good, path, manner.by)
+            answer = await service.together.score(Ask(good, path, manner.by))
         service.metrics.scored(path, good, answer, len({row.index for row in bad}))
         body = wire.answer_body(good, answer, manner, bad if on_error == "skip" else None)
         headers = {"X-Receipt": answer.receipt}

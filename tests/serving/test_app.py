@@ -325,7 +325,7 @@ def test_metrics_count_what_happened(client: httpx.Client):
     assert grown(f'trailwatch_requests_total{{{labels}"422"}}') == 1
     assert grown('trailwatch_request_seconds_count{route="/score"}') == 2
     assert grown('trailwatch_store_seconds_count{operation="remember",store="history"}') >= 1
-    assert grown('trailwatch_store_seconds_count{operation="append",store="log"}') >= 1
+    assert grown('trailwatch_store_seconds_count{operation="append_all",store="log"}') >= 1
     assert after["trailwatch_queue_depth"] == 0
     assert after['trailwatch_store_up{store="history"}'] == 1
     assert "trailwatch_cold_share" in after
@@ -366,7 +366,7 @@ def test_an_error_that_nobody_expected_tells_no_secrets(client: httpx.Client, ap
     def broken(*_: object) -> None:
         raise RuntimeError("the password is swordfish")
 
-    monkeypatch.setattr(type(app.state.service.scorer), "score", broken)
+    monkeypatch.setattr(app.state.service.together, "_score_some", broken)
     answer = post(client, scan(90, 90))
     told = problem(answer, 500)
     assert "swordfish" not in answer.text and "X-Request-ID" in told["detail"]
@@ -460,14 +460,14 @@ def test_who_asks_too_often_is_told_when_to_come_again(home: Path):
 
 def test_when_all_places_are_taken_others_are_told_to_come_again(home: Path, monkeypatch):
     with served(settings_at(home / "busy", concurrent=1)) as (client, app):
-        kind = type(app.state.service.scorer)
-        score = kind.score
+        together = app.state.service.together
+        score = together._score_some
 
-        def slow(*values, **named):
+        def slow(asks):
             time.sleep(0.5)
-            return score(*values, **named)
+            return score(asks)
 
-        monkeypatch.setattr(kind, "score", slow)
+        monkeypatch.setattr(together, "_score_some", slow)
         with ThreadPoolExecutor(3) as threads:
             answers = list(threads.map(lambda i: post(client, scan(i, i)), (1, 2, 3)))
         assert sorted(a.status_code for a in answers) == [200, 503, 503]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -22,7 +23,10 @@ from tests.serving.served import free_port
 from tests.serving.stores import restartable, url_of
 
 KILLS = 20 if FULL else 3
-CODE = "001.8804823.1293291.010004.20250701.{:09d}"
+CODE = "001.8804823.1293291.{:06d}.20250701.{:09d}"
+LOTS = (1, 2, 3)
+"""Of the clients, one each: what they send while the core is at work is scored together."""
+ALL_CODES = [CODE.format(lot, n) for lot in LOTS for n in range(1, 201)]
 OPS = ("Aggregation", "WMS_Inbound", "WMS_Outbound", "HUB_Inbound", "HUB_Outbound")
 
 
@@ -47,14 +51,15 @@ def server(home: Path, port: int, **more: str) -> subprocess.Popen:
 
 
 class Load:
-    """A client that sends scans of many codes and notes which were acknowledged."""
+    """A client that sends scans of many codes of a lot and notes which were acknowledged."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, lot: int = 1) -> None:
+        self.lot = lot
         self.url = f"http://127.0.0.1:{port}"
         self.acknowledged: list[int] = []
         self.degraded = 0
         self.errors: list[int] = []
-        self._next = 1
+        self._next = 1 + 1_000_000 * lot
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -75,7 +80,7 @@ class Load:
         return [
             {
                 "event_id": i,
-                "epc_code": CODE.format(1 + i % 200),
+                "epc_code": CODE.format(self.lot, 1 + i % 200),
                 "location_id": 101 + i // 200 % 3,
                 "event_type": OPS[i // 200 % len(OPS)],
                 "event_time": f"2025-07-02T{i // 3600 % 24:02d}:{i // 60 % 60:02d}:{i % 60:02d}Z",
@@ -106,24 +111,26 @@ def test_killed_under_load_every_acknowledged_scan_is_there_exactly_once(
     port, chance = free_port(), random.Random(4)
     bundle = {"TRAILWATCH_BUNDLE": str(bundle_folder)}
     process = server(tmp_path, port, **bundle)
-    load = Load(port)
+    loads = [Load(port, lot) for lot in LOTS]
     try:
         for _ in range(KILLS):
-            load.wait_for(20 * chance.randint(1, 15))
+            loads[0].wait_for(20 * chance.randint(1, 15))
             time.sleep(chance.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
             process.wait()
             process = server(tmp_path, port, **bundle)
         time.sleep(1)
-        load.stop()
     finally:
-        load.stop()
+        for load in loads:
+            load.stop()
         process.kill()
         process.wait()
-    assert len(load.acknowledged) >= 20 * KILLS
+    assert all(len(load.acknowledged) >= 20 for load in loads)
+    acknowledged = [event_id for load in loads for event_id in load.acknowledged]
+    assert len(acknowledged) >= 20 * KILLS
     settings = Settings(home=tmp_path)
-    in_log(settings.log_url, load.acknowledged)
-    in_history(settings.history_url, load.acknowledged)
+    in_log(settings.log_url, acknowledged)
+    in_history(settings.history_url, acknowledged)
 
 
 def in_log(url: str, acknowledged: list[int]) -> None:
@@ -134,9 +141,9 @@ def in_log(url: str, acknowledged: list[int]) -> None:
     assert set(acknowledged) <= set(ids)
 
 
-def in_history(url: str, acknowledged: list[int]) -> None:
+def in_history(url: str, acknowledged: list[int], codes: Sequence[str] = ALL_CODES) -> None:
     history = open_history(url, keep_days_after_sale=90, keep_days_idle=400)
-    found = history.recall([CODE.format(serial) for serial in range(1, 201)])
+    found = history.recall(list(codes))
     history.close()
     ids = found.event_id.tolist()
     assert len(ids) == len(set(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from serving.history.opened import open_history
 from serving.judge import Judge, Panel
 from serving.replay import ReplayError, replay
 from serving.rows import Rows
-from serving.scorer import NO_HISTORY, Judged, Scorer
+from serving.scorer import NO_HISTORY, Answer, Ask, Judged, Scorer
 from serving.settings import Settings
 from tests.behaviour.champions import Champion
 from tests.serving.held_out import held_out_scans, pipelines_features
@@ -28,8 +29,8 @@ class Watched(Scorer):
 
     last: Judged
 
-    def judged(self, recall, model, by="model"):
-        self.last = super().judged(recall, model, by)
+    def judged(self, recall, model, by="model", parts=None):
+        self.last = super().judged(recall, model, by, parts)
         return self.last
 
 
@@ -149,6 +150,71 @@ def test_a_request_sent_again_gets_the_same_answer_and_changes_nothing(
     assert scorer._log.figures()["scans"] == 900
 
 
+def asks_of_lots(scorer: Watched, scans: Scans, bundle_folder: Path) -> tuple[list[Ask], list[Ask]]:
+    """Requests of two callers that share no lot, for the first half of the time and the second."""
+    lots = np.unique(scans.lot)
+    assert len(lots) >= 2
+    caller = np.searchsorted(lots, scans.lot) % 2
+    order = np.argsort(scans.time_us, kind="stable")
+    halves = [], []
+    for half, part in zip(halves, np.array_split(order, 2), strict=True):
+        for k in range(2):
+            at = part[caller[part] == k]
+            half.append(Ask(rows_of(scorer, scans, at, bundle_folder), "/score"))
+    return halves
+
+
+def test_requests_without_a_common_lot_are_answered_together_as_they_are_alone(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, tmp_path: Path
+) -> None:
+    halves = asks_of_lots(scorer, held_out, bundle_folder)
+    receipts = []
+    for apart in opened(tmp_path / "apart", bundle_folder):
+        for asks in halves:
+            for ask, mine in zip(asks, scorer.score_some(asks), strict=True):
+                alone = apart.score(ask.rows, ask.route)
+                assert isinstance(mine, Answer)
+                for name in ("score", "flag", "model", "rules", "repeated"):
+                    np.testing.assert_array_equal(getattr(mine, name), getattr(alone, name))
+                for name in ("source", "confidence", "evidence", "version"):
+                    assert getattr(mine, name) == getattr(alone, name)
+                receipts.append((mine.receipt, len(ask.rows)))
+        assert scorer._log.figures() == apart._log.figures()
+    assert any(mine.flag.any() for mine in [scorer.score(halves[0][0].rows, "/score")])
+    for receipt, n in receipts:
+        found = replay(receipt, scorer._settings, scorer._history, scorer._log)
+        assert (found.scans, found.same, found.changed) == (n, n, [])
+
+
+def test_requests_with_a_common_lot_or_another_judge_wait_for_the_first(
+    scorer: Watched, held_out: Scans, bundle_folder: Path
+) -> None:
+    (one, other), (one_later, _) = asks_of_lots(scorer, held_out, bundle_folder)
+    by_rules = replace(other, by="rules")
+    first, waits, ruled, same = scorer.score_some([one, one_later, by_rules, one])
+    assert isinstance(first, Answer) and (waits, ruled, same) == (None, None, None)
+    again, later = scorer.score_some([one, other])
+    assert isinstance(again, Answer) and again.receipt == first.receipt
+    assert isinstance(later, Answer) and not later.repeated.any()
+
+
+def test_what_is_wrong_with_a_request_does_not_refuse_those_beside_it(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks, _ = asks_of_lots(scorer, held_out, bundle_folder)
+    scored = scorer._scored
+
+    def broken(group: list[Ask]) -> list[Answer]:
+        if any(ask is asks[1] for ask in group):
+            raise RuntimeError("it cannot be scored")
+        return scored(group)
+
+    monkeypatch.setattr(scorer, "_scored", broken)
+    first, second = scorer.score_some(asks)
+    assert isinstance(first, Answer) and isinstance(second, RuntimeError)
+    assert scorer._log.figures()["scans"] == len(asks[0].rows)
+
+
 def test_a_swap_is_revised_when_later_evidence_contradicts(
     scorer: Watched, held_out: Scans, bundle_folder: Path
 ) -> None:
@@ -202,7 +268,7 @@ def test_a_crash_between_history_and_log_is_made_good(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(scorer._log, "append", die)
+        patch.setattr(scorer._log, "append_all", die)
         with pytest.raises(Killed):
             scorer.score(rows, "/score")
     assert scorer._log.figures()["scans"] == 0

@@ -114,7 +114,7 @@ def test_two_workers_on_shared_stores_keep_every_scan_exactly_once(
     assert len(set(answered)) == REQUESTS  # one answer each, and so one receipt
     events = [1 + i for i in range(REQUESTS * SIZE)]
     in_log(stores["log"], events)
-    in_history(stores["history"], events)
+    in_history(stores["history"], events, [CODE.format(1 + i) for i in range(40)])
 
 
 def test_a_worker_that_dies_is_replaced_and_one_whose_supervisor_dies_ends(
