@@ -34,7 +34,9 @@ def page(document: dict[str, Any]) -> str:
     )
     title = escape(f"{about['title']} {about['version']}")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title>"
         f"<style>{_STYLE}</style><h1>{title}</h1>{_text(about['description'])}"
         '<p>For programs: <a href="openapi.json">openapi.json</a>. Where there are API keys, send '
         f"one as <code>Authorization: Bearer KEY</code>.</p>{topics}</html>"
@@ -54,11 +56,19 @@ def _operation(
         yield f"<table><tr><th>parameter</th><th>in</th><th>meaning</th></tr>{rows}</table>"
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body: <code>{escape(kind)}</code></p>{_example(document, content)}"
-    for status, answer in operation["responses"].items():
-        yield f"<p><b>{escape(status)}</b> {escape(answer.get('description', ''))}</p>"
+    answers: dict[str, Any] = operation["responses"]
+    for status, answer in answers.items():
         if status.startswith("2"):
+            yield f"<p>{_status(status, answer)}</p>"
             for content in answer.get("content", {}).values():
                 yield _example(document, content)
+    problems = [_status(s, answer) for s, answer in answers.items() if not s.startswith("2")]
+    if problems:
+        yield f"<p>Otherwise {', '.join(problems)}.</p>"
+
+
+def _status(status: str, answer: dict[str, Any]) -> str:
+    return f"<b>{escape(status)}</b> {_inline(answer.get('description', ''))}"
 
 
 def _parameter(one: dict[str, Any]) -> str:
@@ -66,14 +76,16 @@ def _parameter(one: dict[str, Any]) -> str:
     choices: list[object] = schema.get("enum") or next(
         (part["enum"] for part in schema.get("anyOf", ()) if "enum" in part), []
     )
-    told = [one.get("description", ""), ", ".join(map(str, choices))]
+    told = [one.get("description", "").removesuffix(".")]
+    if choices:
+        told.append("one of " + ", ".join(f"`{choice}`" for choice in choices))
     if schema.get("default") not in (None, ""):
-        told.append(f"default {schema['default']}")
-    meaning = "; ".join(filter(None, told))
+        told.append(f"`{schema['default']}` where it is left out")
+    meaning = _inline(". ".join(part[:1].upper() + part[1:] for part in told if part))
     need = " (needed)" if one.get("required") else ""
     return (
         f"<tr><td><code>{escape(one['name'])}</code>{need}</td><td>{escape(one['in'])}</td>"
-        f"<td>{escape(meaning)}</td></tr>"
+        f"<td>{meaning}</td></tr>"
     )
 
 
@@ -111,13 +123,12 @@ def _made_up(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -
 
 
 def _text(markdown: str) -> str:
-    """Paragraphs; words between backticks as code."""
-    parts = []
-    for paragraph in filter(None, markdown.split("\n\n")):
-        pieces = escape(paragraph).split("`")
-        parts.append(
-            "<p>"
-            + "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
-            + "</p>"
-        )
-    return "\n".join(parts)
+    """Paragraphs."""
+    paragraphs = filter(None, markdown.split("\n\n"))
+    return "\n".join(f"<p>{_inline(paragraph)}</p>" for paragraph in paragraphs)
+
+
+def _inline(markdown: str) -> str:
+    """Words between backticks as code."""
+    pieces = escape(markdown).split("`")
+    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))

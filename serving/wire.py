@@ -330,7 +330,8 @@ def example_answer(manner: Manner) -> dict[str, Any]:
         "modelVersion": "7",
         "source": "model",
         "confidence": "high",
-        "evidence": "the journey took 0.4 h, where this leg never took less than 3.1 h",
+        "evidence": "locErr: No goods ever went from WMS 3 to Retailer 114. jump: Arrived 212 km "
+        "away 9 minutes after the previous scan; this route takes 3.1 to 6.4 hours.",
     }
     return {
         "fileId": 1,
