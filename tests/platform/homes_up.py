@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pandas as pd
 
+from deploy.services import PROJECT
 from tests.behaviour.champions import set_params
-from tests.deploy.platforms import ROOT, Platform, environment
+from tests.deploy.platforms import PYTHON, ROOT, Platform, environment
 from tests.pipelines.homes import Home, make
 
 PATIENCE_S = 1_500
@@ -89,6 +93,59 @@ def unseen(home: Home, folder: Path) -> list[dict[str, object]]:
     return [{**row, "event_id": i, "file_id": 1} for i, row in enumerate(rows)]
 
 
+def decided(client: httpx.Client, run: str) -> str:
+    """What the task `promote` of a run returned."""
+    path = f"/api/v2/dags/retrain/dagRuns/{run}/taskInstances/promote/xcomEntries/return_value"
+    return client.get(path).text
+
+
+def asked(client: httpx.Client, run: str) -> dict[str, Any] | None:
+    """What a run asks a person, None where it asks nothing."""
+    answer = client.get(f"/api/v2/dags/retrain/dagRuns/{run}/hitlDetails")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["hitl_details"]
+    return dict(found[0]) if found else None
+
+
+def say(client: httpx.Client, run: str, option: str) -> int:
+    """Give a person's answer; returns the status."""
+    path = f"/api/v2/dags/retrain/dagRuns/{run}/taskInstances/approval/-1/hitlDetails"
+    body = {"chosen_options": [option], "params_input": {}}
+    return client.patch(path, json=body).status_code
+
+
+def versions(up: Platform) -> dict[str, dict[str, str]]:
+    """The tags of every version in the platform's registry; a server that is down has none."""
+    url = f"{up.settings.url('mlflow')}/api/2.0/mlflow/model-versions/search"
+    try:
+        answer = httpx.get(url, trust_env=False, timeout=30)
+    except httpx.TransportError:
+        return {}
+    found = answer.json().get("model_versions", []) if answer.status_code == 200 else []
+    return {one["version"]: {tag["key"]: tag["value"] for tag in one["tags"]} for one in found}
+
+
+def champion(up: Platform) -> dict[str, Any]:
+    """The champion's version, as MLflow has it."""
+    url = f"{up.settings.url('mlflow')}/api/2.0/mlflow/registered-models/alias"
+    given = {"name": "trailwatch", "alias": "champion"}
+    return dict(httpx.get(url, params=given, trust_env=False).json()["model_version"])
+
+
+def by_hand(up: Platform, *words: str) -> str:
+    """What a command says that meets the platform's registry, log and ledger, as docs tell it."""
+    command = f"set -a; . {up.settings.folder / PROJECT}; set +a; exec {shlex.join(words)}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=up.home,
+        env={**up.environment, "PATH": f"{PYTHON.parent}:{up.environment['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def tasks(client: httpx.Client, run: str) -> dict[str, str]:
     """State of each task of a run of `retrain`."""
     answer = client.get(f"/api/v2/dags/retrain/dagRuns/{run}/taskInstances")
@@ -96,13 +153,14 @@ def tasks(client: httpx.Client, run: str) -> dict[str, str]:
     return {one["task_id"]: str(one["state"]) for one in answer.json()["task_instances"]}
 
 
-def troubles(client: httpx.Client, run: str, logs: Path) -> str:
+def log_of(up: Platform, run: str, task: str) -> str:
+    """What all attempts of a task of `retrain` said."""
+    logs = up.settings.folder / "airflow" / "logs" / "dag_id=retrain" / f"run_id={run}"
+    return "\n".join(path.read_text() for path in sorted(logs.glob(f"task_id={task}/*.log")))
+
+
+def troubles(client: httpx.Client, run: str, up: Platform) -> str:
     """States of a run's tasks, and the end of the logs of those that failed."""
     told = tasks(client, run)
     bad = [name for name, state in told.items() if state in ("failed", "up_for_retry")]
-    ends = [
-        f"{path}:\n{path.read_text()[-3000:]}"
-        for name in bad
-        for path in logs.rglob(f"*task_id={name}/*.log")
-    ]
-    return "\n".join([str(told), *ends])
+    return "\n".join([str(told), *(f"{name}:\n{log_of(up, run, name)[-3000:]}" for name in bad)])

@@ -2,6 +2,7 @@
 
 A small project is trained once as a person would do it. Then its service is asked about scans that
 nobody has seen, `retrain` is triggered over REST, and the model that comes of it has to answer.
+Later runs are approved and rejected by a person over REST, and given what they cannot use.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from tests.deploy.platforms import Platform, running, states, trigger, until
 from tests.pipelines.homes import Home
 from tests.platform.homes_up import (
     PATIENCE_S,
+    asked,
     brought_up,
+    by_hand,
+    champion,
+    decided,
     judge,
+    log_of,
+    say,
     tasks,
-    trained_home,
     troubles,
     unseen,
+    versions,
 )
 
 pytestmark = pytest.mark.full
 
 RUN = "by-hand"
 STAGES = ("validate", "label", "sequence", "train", "evaluate", "register")
+ASKING = {"promotion": "approval", "force": True}
 NOT_ASKED = {"approval", "approved", "settle"}
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with trained_home() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +45,51 @@ def up(home: Home) -> Iterator[Platform]:
         yield made
 
 
-def test_a_retraining_by_rest_ends_in_a_champion_that_serves(home, up, tmp_path):
+@pytest.fixture(scope="module")
+def airflow(up: Platform) -> Iterator[httpx.Client]:
+    with up.airflow() as client:
+        until(lambda: client.get("/api/v2/dags/retrain").status_code == 200, 180, "DAG is known")
+        yield client
+
+
+def ended_well(up: Platform, airflow: httpx.Client, run: str, *may_fail: str) -> dict[str, str]:
+    """Wait for the end of a run of which no task fails but those; returns its tasks' states."""
+
+    def ended() -> bool:
+        state, found = states(airflow, "retrain")[run], tasks(airflow, run)
+        bad = [n for n, s in found.items() if s in ("failed", "up_for_retry") and n not in may_fail]
+        assert state != "failed" and not bad, troubles(airflow, run, up)
+        return state == "success"
+
+    until(ended, PATIENCE_S, "the run ends")
+    return tasks(airflow, run)
+
+
+def until_asked(up: Platform, airflow: httpx.Client, run: str) -> str:
+    """Wait until a run asks a person; returns what it tells them."""
+
+    def is_asked() -> bool:
+        assert states(airflow, "retrain")[run] != "failed", troubles(airflow, run, up)
+        return tasks(airflow, run).get("approval") == "awaiting_input"
+
+    until(is_asked, PATIENCE_S, "a person is asked")
+    found = asked(airflow, run)
+    assert found is not None and found["options"] == ["Approve", "Reject"]
+    return str(found["body"])
+
+
+def test_a_retraining_by_rest_ends_in_a_champion_that_serves(home, up, airflow, tmp_path):
     data = unseen(home, tmp_path)
-    with up.airflow() as airflow, up.serving() as serving:
+    with up.serving() as serving:
         until(lambda: judge(serving) == "trailwatch 1", 180, "the first champion serves")
-        until(lambda: airflow.get("/api/v2/dags/retrain").status_code == 200, 180, "DAG is known")
         answer = serving.post("/score", json={"data": data})
         assert answer.status_code == 200, answer.text
         assert trigger(airflow, "retrain", RUN, promotion="auto") == 200
-
-        def ended() -> bool:
-            told = troubles(airflow, RUN, up.settings.folder / "airflow" / "logs")
-            state = states(airflow, "retrain")[RUN]
-            assert state != "failed" and "up_for_retry" not in told, told
-            return state == "success"
-
-        until(ended, PATIENCE_S, "the run ends")
-        found = tasks(airflow, RUN)
+        found = ended_well(up, airflow, RUN)
         assert set(found) > {"prepare", "snapshot", *STAGES, "promote", "publish", "clean"}
         skipped = {name: state for name, state in found.items() if state != "success"}
         assert skipped == dict.fromkeys(NOT_ASKED, "skipped")
-        path = f"/api/v2/dags/retrain/dagRuns/{RUN}/taskInstances/promote/xcomEntries/return_value"
-        decided = airflow.get(path).text
-        assert "promoted" in decided, decided
+        assert "promoted" in decided(airflow, RUN)
         until(lambda: judge(serving) == "trailwatch 2", 180, "the new champion serves")
         answer = serving.post("/score", json={"data": [{**data[0], "event_id": 10**6}]})
         assert answer.status_code == 200, answer.text
@@ -76,14 +100,102 @@ def test_a_retraining_by_rest_ends_in_a_champion_that_serves(home, up, tmp_path)
 
 
 def test_the_version_names_the_run_that_made_it(up):
-    url = f"{up.settings.url('mlflow')}/api/2.0/mlflow/registered-models/alias"
-    asked = {"name": "trailwatch", "alias": "champion"}
-    found = httpx.get(url, params=asked, trust_env=False).json()["model_version"]
+    found = champion(up)
     tags = {tag["key"]: tag["value"] for tag in found["tags"]}
-    assert found["version"] == "2"
+    assert found["version"] == "2" and "Mean average precision" in found["description"]
     assert tags["dag_run_id"] == RUN and tags["dag_id"] == "retrain"
     assert len(tags["git_commit"]) == 40
     assert len(tags["dvc_lock_hash"]) == 64
+
+
+def test_the_first_champion_came_with_its_figures(up):
+    api = f"{up.settings.url('mlflow')}/api/2.0/mlflow"
+    with httpx.Client(trust_env=False) as client:
+        asked = {"name": "trailwatch", "version": "1"}
+        first = client.get(f"{api}/model-versions/get", params=asked).json()["model_version"]
+        where = {"run_id": first["run_id"], "path": "evaluation"}
+        found = client.get(f"{api}/artifacts/list", params=where).json()["files"]
+    assert "Mean average precision" in first["description"]
+    assert {"evaluation/model_card.md", "evaluation/plots"} <= {one["path"] for one in found}
+
+
+@pytest.mark.parametrize(
+    ("dag", "conf", "said"),
+    [
+        ("retrain", {"epochs": 0}, "epochs"),
+        ("retrain", {"promotion": "perhaps"}, "promotion"),
+        ("retrain", {"window_days": 3}, "window_days"),
+        ("backfill", {}, "as_of"),
+        ("backfill", {"as_of": "last spring"}, "as_of"),
+        ("sweep", {"trials": 0}, "trials"),
+        ("report", {"days": 0}, "days"),
+    ],
+)
+def test_a_trigger_with_params_that_cannot_be_used_is_refused(airflow, dag, conf, said):
+    body = {"dag_run_id": "bad", "logical_date": None, "conf": conf}
+    answer = airflow.post(f"/api/v2/dags/{dag}/dagRuns", json=body)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["detail"]
+    assert "bad" not in states(airflow, dag)
+
+
+def test_a_misspelled_param_fails_its_run_at_once(up, airflow):
+    assert trigger(airflow, "retrain", "misspelled", promotoin="never") == 200
+    until(lambda: states(airflow, "retrain")["misspelled"] == "failed", 180, "the run fails")
+    assert "retrain has no param promotoin" in log_of(up, "misspelled", "prepare")
+    assert tasks(airflow, "misspelled")["snapshot"] == "upstream_failed"
+
+
+def test_without_news_the_run_is_skipped_and_says_why(up, airflow):
+    assert trigger(airflow, "retrain", "idle") == 200
+    found = ended_well(up, airflow, "idle")
+    assert {found[name] for name in ("snapshot", *STAGES, "promote", "publish")} == {"skipped"}
+    assert f"no new data since run {RUN}" in log_of(up, "idle", "snapshot")
+
+
+def test_what_a_person_approves_is_promoted_and_a_remote_that_was_away_is_met_again(up, airflow):
+    remote = Path(up.settings.remote)
+    aside = remote.rename(remote.with_name("aside"))
+    remote.write_text("a disk that is not mounted")
+    assert trigger(airflow, "retrain", "approved", epochs=1, **ASKING) == 200
+    told = until_asked(up, airflow, "approved")
+    assert "Version 3 passed every gate" in told and "map: gain " in told
+    assert champion(up)["version"] == "2"
+    assert say(airflow, "approved", "Perhaps") >= 400
+    assert say(airflow, "approved", "Approve") == 200
+    published = lambda: tasks(airflow, "approved")["publish"]  # noqa: E731
+    until(lambda: published() == "up_for_retry", PATIENCE_S, "publishing fails")
+    assert champion(up)["version"] == "3"
+    assert "did not take the data" in log_of(up, "approved", "publish")
+    remote.unlink()
+    aside.rename(remote)
+    found = ended_well(up, airflow, "approved", "publish")
+    assert set(found.values()) == {"success"}
+    tags = versions(up)["3"]
+    assert (tags["promotion"], tags["promotion_by"]) == ("promoted", "bot")
+    assert say(airflow, "approved", "Reject") == 409, "an answer is final"
+
+
+def test_what_a_person_rejects_is_refused_and_written_down(up, airflow):
+    assert trigger(airflow, "retrain", "rejected", epochs=3, **ASKING) == 200
+    until_asked(up, airflow, "rejected")
+    assert say(airflow, "rejected", "Reject") == 200
+    found = ended_well(up, airflow, "rejected")
+    assert found["approved"] == "skipped" and found["settle"] == found["publish"] == "success"
+    assert champion(up)["version"] == "3"
+    tags = versions(up)["4"]
+    assert (tags["promotion"], tags["promotion_by"]) == ("rejected", "bot")
+    history = by_hand(up, "python", "-m", "pipelines.promote", "--history")
+    *_, waiting, last = history.splitlines()
+    assert "waiting" in waiting and "rejected" in last and "asked by run rejected" in last
+
+
+def test_a_rollback_by_hand_is_followed_by_the_service(up):
+    with up.serving() as serving:
+        until(lambda: judge(serving) == "trailwatch 3", 180, "the approved champion serves")
+        said = by_hand(up, "python", "-m", "pipelines.promote", "--rollback", "--why", "alarms")
+        assert "is version 2 again, not 3; it took " in said
+        until(lambda: judge(serving) == "trailwatch 2", 60, "the champion before serves")
 
 
 def test_down_leaves_nothing(up):
