@@ -25,7 +25,7 @@ from intake.master import read_registry, read_sites
 from intake.store import load_scans, to_table
 from intake.table import Intake
 from pipelines import params, verdicts
-from pipelines.parts import FOLDS, PARTS, LabelSource, fold_of
+from pipelines.parts import AGAIN, FOLDS, PARTS, LabelSource, fold_of
 from pipelines.progress import Progress, say
 from trail import network
 from trail.facts import Context, facts_of, previous_of
@@ -64,14 +64,16 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     context = Context(intake.sites, learned, registry)
     said, ids = verdicts.read(validated), EventIds(intake)
     next_row = int(intake.scans.row.max()) + 1
-    with Progress("label", len(PARTS), "parts") as step:
-        for i, name in enumerate(PARTS):
+    parts[AGAIN] = parts["train"]
+    with Progress("label", len(parts), "parts") as step:
+        for i, name in enumerate((*PARTS, AGAIN)):
             scans, truth = _inject(parts[name], intake.sites, settings, name, i)
             scans = _number(scans, next_row)
             next_row = max(next_row, int(scans.row.max(initial=-1)) + 1)
             table = _columns(_of(intake, scans), truth, context, said, ids)
             pq.write_table(table, out / f"{name}.parquet", compression="zstd", compression_level=1)
-            summary["parts"][name] |= _counts(scans, truth)
+            if name != AGAIN:
+                summary["parts"][name] |= _counts(scans, truth)
             step(1, f"{name}: {len(scans):,} scans")
     (out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     for name in PARTS:
@@ -166,8 +168,9 @@ def _inject(
     scans: Scans, sites: Sites, settings: dict[str, Any], name: str, number: int
 ) -> tuple[Scans, Truth]:
     """Tamper with a part; training may leave subtypes out, no other part does."""
-    share = settings["share_train"] if name == "train" else settings["share"]
-    left_out = set(settings["leave_out"]) if name == "train" else set()
+    training = name in ("train", AGAIN)
+    share = settings["share_train"] if training else settings["share"]
+    left_out = set(settings["leave_out"]) if training else set()
     unknown = left_out - set(NAMES)
     if unknown:
         raise ValueError(f"label.leave_out has {sorted(unknown)[0]!r}; use names of {NAMES}")

@@ -16,6 +16,8 @@ from trail.epc import mix
 from trail.features import FEATURES, VERSION
 
 PARTS: Final = ("train", "validation", "calibration", "test")
+AGAIN: Final = "train_again"
+"""The training lots, tampered with anew; they are seen with a context missing."""
 FOLDS: Final = 8
 """Groups of training lots; each is encoded against a network counted on the others."""
 

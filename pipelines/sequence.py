@@ -1,9 +1,9 @@
 """Stage sequence: labelled -> work/sequences: features in trail order, offsets, targets.
 
-Nothing is padded. Some of the training lots are encoded once more with a context missing (no
-network, no registry, no site master, only a few items of a lot, or nothing before some moment), so
-that the models learn what to do without: an installation that they have never seen, or an extract
-that begins in mid-life, must neither look like an anomaly nor hide one.
+Nothing is padded. Some of the training lots, tampered with anew, are encoded once more with a
+context missing (no network, no registry, no site master, only a few items of a lot, or nothing
+before some moment), so that the models learn what to do without: an installation that they have
+never seen, or an extract that begins in mid-life, must neither look like an anomaly nor hide one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from intake.master import read_registry, read_sites
 from intake.store import load_scans
 from pipelines import params
-from pipelines.parts import PARTS, Part, fold_of, save_part
+from pipelines.parts import AGAIN, PARTS, Part, fold_of, save_part
 from pipelines.progress import Progress, say
 from trail.epc import mix
 from trail.facts import Context
@@ -57,18 +57,27 @@ def sequence(labelled: Path, validated: Path, out: Path, settings: dict[str, Any
     shutil.rmtree(out, ignore_errors=True)
     with Progress("sequence", len(PARTS), "parts") as step:
         for name in PARTS:
-            path = labelled / f"{name}.parquet"
-            intake = load_scans(path, master)
-            context = Context(intake.sites, network, registry)
-            shares = settings["without"] if name == "train" else {}
-            views = list(_views(intake.scans, context, shares, int(settings["seed"])))
+            scans, context, columns = _labelled(labelled, name, master, network, registry)
+            seen = [(View(np.arange(len(scans)), scans, context), columns)]
             if name == "train":
-                views = list(_cross_fitted(views, _networks(labelled / "network_folds.json")))
-            columns = _columns(path)
-            part = _part([_encoded(view, columns) for view in views])
+                scans, context, columns = _labelled(labelled, AGAIN, master, network, registry)
+                views = _views(scans, context, settings["without"], int(settings["seed"]))
+                seen += [(view, columns) for view in views]
+                folds = _networks(labelled / "network_folds.json")
+                seen = [(fold, of) for view, of in seen for fold in _by_fold(view, folds)]
+            part = _part([_encoded(*one) for one in seen])
             save_part(part, out, name)
             step(1, f"{name}: {len(part):,} scans x {len(FEATURES)} features")
     say(f"sequence: {len(FEATURES)} features of three contexts in {out}")
+
+
+def _labelled(
+    folder: Path, name: str, master: Sites, network: Network, registry: Registry
+) -> tuple[Scans, Context, Columns]:
+    """Scans of a labelled part, the context they are seen in, and their labels."""
+    path = folder / f"{name}.parquet"
+    intake = load_scans(path, master)
+    return intake.scans, Context(intake.sites, network, registry), _columns(path)
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,7 @@ class View:
 
 
 def _views(scans: Scans, context: Context, shares: dict[str, float], seed: int) -> Iterator[View]:
-    """The whole part in full sight, then some of its lots again for each missing context."""
-    yield View(np.arange(len(scans)), scans, context)
+    """Some lots of a part for each missing context."""
     blank = Sites.of(
         context.sites.ids,
         context.sites.names,
@@ -122,17 +130,16 @@ def _networks(path: Path) -> list[Network]:
     return [Network.from_json(value) for value in json.loads(path.read_text())]
 
 
-def _cross_fitted(views: list[View], networks: list[Network]) -> Iterator[View]:
-    """Each view by fold, against the network that was counted without the fold's lots."""
-    for view in views:
-        if view.context.network is None:
-            yield view
-            continue
-        fold = fold_of(view.scans.lot)
-        for k in np.unique(fold).tolist():
-            mine = np.flatnonzero(fold == k)
-            context = replace(view.context, network=networks[k])
-            yield View(view.rows[mine], view.scans.take(mine), context, view.hidden)
+def _by_fold(view: View, networks: list[Network]) -> Iterator[View]:
+    """A view by fold, each against the network that was counted without the fold's lots."""
+    if view.context.network is None:
+        yield view
+        return
+    fold = fold_of(view.scans.lot)
+    for k in np.unique(fold).tolist():
+        mine = np.flatnonzero(fold == k)
+        context = replace(view.context, network=networks[k])
+        yield View(view.rows[mine], view.scans.take(mine), context, view.hidden)
 
 
 def _some_lots(scans: Scans, share: float, seed: int) -> npt.NDArray[np.intp]:
