@@ -198,6 +198,22 @@ def test_requests_with_a_common_lot_or_another_judge_wait_for_the_first(
     assert isinstance(later, Answer) and not later.repeated.any()
 
 
+def test_without_history_requests_together_are_each_judged_by_what_they_hold(
+    scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise HistoryError("away")
+
+    asks, _ = asks_of_lots(scorer, held_out, bundle_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer._history, "remember", away)
+        answers = scorer.score_some(asks)
+    for ask, answer in zip(asks, answers, strict=True):
+        assert isinstance(answer, Answer) and answer.degraded
+        assert set(answer.source) == {NO_HISTORY} and len(answer.source) == len(ask.rows)
+    assert scorer._log.figures()["waiting"] == sum(len(ask.rows) for ask in asks)
+
+
 def test_what_is_wrong_with_a_request_does_not_refuse_those_beside_it(
     scorer: Watched, held_out: Scans, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
