@@ -123,6 +123,10 @@ lint: $(ML_READY) ## style, types, and who may import whom
 bench: $(ML_READY) ## measure; every benchmark prints ratios within one run
 	@$(ML) bench
 
+.PHONY: benchmark-card
+benchmark-card: $(ML_READY) ## every model in every held-out world, into docs/benchmark-card.md (an hour)
+	@$(ML) bench.card
+
 .PHONY: lock
 lock: $(ML_READY) ## compile requirements/*.in into the locks
 	@scripts/lock.sh

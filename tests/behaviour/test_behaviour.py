@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.bundle import Bundle
+from serving.settings import Settings
 from tests.behaviour.champions import FULL, trained
 from tests.behaviour.judged import World
 from tests.serving.champion import small_champion
+from tests.serving.held_out import as_json
+from tests.serving.served import served
+from tests.serving.stores import lmdb_url
 from trail.scan import ANOMALIES, DAY_US, HOUR_US, OP_DIRECTION, Anomaly, Op, Tier
 from trail.sites import Sites
 
@@ -19,9 +24,14 @@ EXTREME_RECALL = 0.98
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     champion = trained(tmp_path_factory.mktemp("full") / "home") if FULL else small_champion()
-    return World.of(Bundle(champion.home / "work" / "bundle"), lots=48 if FULL else 12)
+    return champion.home / "work" / "bundle"
+
+
+@pytest.fixture(scope="module")
+def world(bundle_folder) -> World:
+    return World.of(Bundle(bundle_folder), lots=48 if FULL else 12)
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +219,21 @@ def test_extreme_samples_are_found(world, kind):
 
 def test_honest_scans_are_left_alone(world, honest):
     assert (honest >= FLAGGED).any(axis=1).mean() <= (0.01 if FULL else 0.03)
+
+
+@pytest.mark.parametrize("kind", EXTREME, ids=lambda kind: ANOMALIES[kind])
+def test_extreme_samples_are_found_through_the_api(bundle_folder, tmp_path, kind):
+    world = World.of(Bundle(bundle_folder), lots=2, seed=32)
+    scans, at = EXTREME[kind](world)
+    assert len(at) >= 20
+    settings = Settings(home=tmp_path, bundle=str(bundle_folder), history=lmdb_url(tmp_path))
+    flagged = set()
+    with served(settings) as (client, _):
+        order = np.argsort(scans.time_us, kind="stable")
+        for part in np.array_split(order, len(order) // 1000 + 1):
+            answer = client.post("/score", json={"data": as_json(scans, part, world.sites)})
+            assert answer.status_code == 200, answer.text
+            for event in answer.json()["EventHistory"]:
+                if event.get(ANOMALIES[kind]):
+                    flagged.add(event["eventId"] - 1)
+    assert np.isin(scans.row[at], list(flagged)).mean() >= EXTREME_RECALL

@@ -1,0 +1,259 @@
+"""The benchmark card: every model in every held-out world, by lot, over several seeds.
+
+`python -m bench.card` scores worlds that no model was trained, calibrated or chosen on, with the
+weights and the network statistics of the default run, and writes a Markdown page with plots. The
+lots of all seeds of a world are one sample: intervals come from a paired bootstrap over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from bench.card_page import Carded, write
+from intake.columns import to_scans
+from intake.master import read_registry, read_sites
+from models import predict
+from models.calibration import Calibration
+from pipelines import params
+from pipelines.label import targets
+from pipelines.measures import blocks
+from pipelines.measures.blocks import Block, scored_target
+from pipelines.measures.report import Operating, Tree, report
+from pipelines.measures.settings import Settings
+from pipelines.measures.thresholds import choose
+from pipelines.parts import load_part
+from pipelines.progress import Progress, say
+from trail.facts import Context
+from trail.features import Encoded, encode
+from trail.network import Network
+from trail.registry import Registry
+from trail.scan import ANOMALIES, Float32
+from trail.sites import Sites
+from world.export import write_csv
+from world.simulate import Options, World, simulate
+from world.tampering import NAMES, SUBTYPES, Truth, tamper
+
+WORLDS: Final = {
+    "base": "another seed of the default world",
+    "W2": "every observation error 2.5 times as large or as frequent",
+    "W3": "another country: no site is known, the network statistics abstain",
+    "W4": "legs take 1-10 hours whatever the distance",
+    "W5": "a fifth factory, other companies and products",
+    "W6": "dwells 1.5 times as long from mid-test on, and the busiest retailer closes",
+    "W7": "kinds of tampering that no training part holds",
+    "W8": "whole boxes and pallets are tampered with",
+}
+"""Worlds by their name in `python -m world --held-out`; `base` is W1."""
+FIRST_SEED: Final = 5000
+"""Seeds of the card's worlds begin here: none of them was used for anything else."""
+SHARE: Final = 0.02
+"""EPCs tampered with of each type."""
+UNSEEN: Final = tuple(s.name for s in SUBTYPES if s.natural_only)
+SEEN: Final = tuple(s.name for s in SUBTYPES if not s.natural_only)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a card is made of.
+
+    Attributes:
+        weights: folder of the trained models.
+        sequences: folder with the validation and calibration parts, for the stack.
+        scans: scans of one world.
+        seeds: worlds of a kind.
+        worlds: which kinds.
+    """
+
+    weights: Path
+    sequences: Path
+    scans: int
+    seeds: int
+    worlds: tuple[str, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the card; returns an exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.card", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("models/weights"))
+    parser.add_argument("--sequences", type=Path, default=Path("work/sequences"))
+    parser.add_argument("--scans", type=int, default=600_000, help="of one world")
+    parser.add_argument("--seeds", type=int, default=5, help="worlds of a kind")
+    parser.add_argument("--worlds", nargs="*", choices=[*WORLDS, []], help="default all")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmark-card.md"))
+    given = parser.parse_args(argv)
+    if not (given.weights / "digest.json").is_file():
+        print(f"card: {given.weights} holds no trained models; run `make run`", file=sys.stderr)
+        return 2
+    asked = Asked(
+        given.weights,
+        given.sequences,
+        given.scans,
+        given.seeds,
+        tuple(given.worlds or WORLDS),
+    )
+    said = sys.argv[1:] if argv is None else argv
+    write(make(asked), given.out, " ".join(["python -m bench.card", *said]))
+    say(f"card: {given.out}")
+    return 0
+
+
+def make(asked: Asked) -> Carded:
+    """Score all worlds and measure them."""
+    settings = Settings.read(params.load()["evaluate"])
+    stack = Stack.fit(asked, settings)
+    operating = _operating(asked.weights, settings, stack)
+    found: dict[str, Tree] = {}
+    base: Block | None = None
+    with Progress("card", len(asked.worlds) * asked.seeds, "worlds") as step:
+        for name in asked.worlds:
+            made = []
+            for seed in range(asked.seeds):
+                made.append(scored(name, FIRST_SEED + seed, asked, stack))
+                step(1, name)
+            block = together(made)
+            found[name] = report(block, operating, settings, NAMES)
+            base = block if name == asked.worlds[0] else base
+    assert base is not None
+    return Carded(found, WORLDS, base, asked.seeds, settings)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The logistic stack of network and boosting, with its threshold.
+
+    Attributes:
+        weight: float64 (5, 2), of the two models' log-odds.
+        intercept: float64 (5,).
+        threshold: float32 (5,).
+    """
+
+    weight: np.ndarray
+    intercept: np.ndarray
+    threshold: Float32
+
+    @classmethod
+    def fit(cls, asked: Asked, settings: Settings) -> Stack:
+        """Learn the stack on the validation part, its thresholds on the calibration part."""
+        from sklearn.linear_model import LogisticRegression
+
+        held, known = (load_part(asked.sequences, n) for n in ("validation", "calibration"))
+        logits, target = predict.logits(asked.weights, held), scored_target(held)
+        weight, intercept = np.zeros((len(ANOMALIES), 2)), np.zeros(len(ANOMALIES))
+        for k in range(len(ANOMALIES)):
+            counted = target[:, k] >= 0
+            both = np.stack([logits["lstm"][counted, k], logits["gbm"][counted, k]], axis=1)
+            model = LogisticRegression(C=10.0).fit(both, target[counted, k] == 1)
+            weight[k], intercept[k] = model.coef_[0], model.intercept_[0]
+        plain = cls(weight, intercept, np.full(len(ANOMALIES), 0.5, np.float32))
+        score = plain(predict.logits(asked.weights, known))
+        chosen = choose(score, scored_target(known), known.lot, settings).value
+        return cls(weight, intercept, np.array([chosen[a] for a in ANOMALIES], np.float32))
+
+    def __call__(self, logits: Mapping[str, Float32]) -> Float32:
+        """Probabilities, float32 (n, 5)."""
+        z = logits["lstm"] * self.weight[:, 0] + logits["gbm"] * self.weight[:, 1] + self.intercept
+        return np.asarray(1 / (1 + np.exp(-np.clip(z, -60, 60))), np.float32)
+
+
+def _operating(weights: Path, settings: Settings, stack: Stack) -> dict[str, Operating]:
+    stored = json.loads((weights / "thresholds.json").read_text())
+    found = {
+        model: Operating(model, np.array([of[kind] for kind in ANOMALIES], np.float32))
+        for model, of in stored.items()
+        if model != "rules"
+    }
+    own = np.full(len(ANOMALIES), settings.rule_flag / 100, np.float32)
+    return {
+        "rules": Operating("rules", own),
+        **found,
+        "stack": Operating("stack", stack.threshold),
+    }
+
+
+def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:
+    """One world, tampered with and scored by every model."""
+    held_out = None if name in ("base", "W7") else name
+    world = simulate(Options(seed=seed, scans=asked.scans, natural_share=0.0, held_out=held_out))
+    sites, registry = _masters(world)
+    intake = to_scans(world.scans, sites)
+    subtypes = UNSEEN if name == "W7" else SEEN
+    scope = "box" if name == "W8" else "mix"
+    done = tamper(
+        intake.scans, intake.sites, share=SHARE, seed=seed, subtypes=subtypes, scope=scope
+    )
+    # The sites of another country bear numbers that the network knows as other places.
+    learned = json.loads((asked.weights / "network.json").read_text())
+    network = None if name == "W3" else Network.from_json(learned)
+    encoded = encode(done.scans, Context(intake.sites, network, registry))
+    logits = predict.logits(asked.weights, encoded)
+    calibration = json.loads((asked.weights / "calibration.json").read_text())
+    scores = {"rules": encoded.rules / np.float32(100)}
+    scores |= {m: Calibration.from_json(calibration[m])(z) for m, z in logits.items()}
+    scores["stack"] = stack(logits)
+    part = _part(encoded, done.truth, targets(done.scans, done.truth))
+    return blocks.injected(part, scores, None)
+
+
+def _masters(world: World) -> tuple[Sites, Registry]:
+    """The world's own site master and registry, as an installation keeps them."""
+    with tempfile.TemporaryDirectory() as folder:
+        sites, registry = Path(folder) / "sites.csv", Path(folder) / "registry.csv"
+        write_csv(world.sites, sites)
+        write_csv(world.registry, registry)
+        return read_sites(sites), read_registry(registry)
+
+
+def _part(encoded: Encoded, truth: Truth, target: np.ndarray) -> SimpleNamespace:
+    """What a block is made of, in trail order; see `blocks.Part`."""
+    order, scans = encoded.trails.order, encoded.trails.scans
+    touched = np.zeros(len(scans.codes), bool)
+    touched[scans.epc[truth.subtype[order] >= 0]] = True
+    marks = ("anomaly", "subtype", "grade", "control", "cause", "evidence")
+    return SimpleNamespace(
+        target=target[order],
+        lot=scans.lot,
+        trail=scans.epc.astype(np.int64),
+        time_us=scans.time_us,
+        op=scans.op,
+        synthetic=touched[scans.epc],
+        label_source=np.zeros(len(order), np.int8),
+        event_id=np.full(len(order), -1, np.int64),
+        **{name: getattr(truth, name)[order] for name in marks},
+    )
+
+
+def together(made: Sequence[Block]) -> Block:
+    """Blocks of several seeds as one; lots and trails of different seeds are different."""
+    columns: dict[str, Any] = {}
+    for column in Block.__slots__:
+        values = [getattr(block, column) for block in made]
+        if column == "name":
+            columns[column] = values[0]
+        elif column == "scores":
+            columns[column] = {m: np.concatenate([v[m] for v in values]) for m in values[0]}
+        elif column == "lot":
+            columns[column] = np.concatenate(
+                [np.unique(v, return_inverse=True)[1] + 1_000_000 * i for i, v in enumerate(values)]
+            )
+        elif column == "trail":
+            before = np.cumsum([0, *(int(v[-1]) + 1 for v in values[:-1])])
+            columns[column] = np.concatenate([v + b for v, b in zip(values, before, strict=True)])
+        else:
+            columns[column] = np.concatenate(values)
+    return Block(**columns)
+
+
+if __name__ == "__main__":
+    pa.set_cpu_count(1)
+    sys.exit(main())
