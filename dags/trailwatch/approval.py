@@ -16,7 +16,7 @@ BODY = """
 {% set decided = macros.json.loads(ti.xcom_pull(task_ids='promote')) %}
 Version {{ decided.version }} passed every gate.
 
-{% for name, said in decided.gains.items() %}
+{% for name, said in decided.gains.items() -%}
 - {{ name }}: {{ said }}
 {% endfor %}
 
