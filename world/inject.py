@@ -191,11 +191,22 @@ def _candidate(
     e = case.e
     members = [e]
     if boxes or plan.few > 1:
-        mates = [m for m in lot.mates(plan.pivot) if m != e]
+        mates = [m for m in _same_scans(lot, plan) if m != e]
         if not mates or len(mates) > MOST_TOGETHER:
             return None
         members += mates if boxes else mates[: plan.few - 1]
     return Candidate(subtype, lot, members, plan, chance, seed, boxes)
+
+
+def _same_scans(lot: LotView, plan: Plan) -> list[int]:
+    """Trails that were read with the leader at every scan that the plan speaks of.
+
+    Items that came together and left apart have only one half of an inversion in common.
+    """
+    together = set(lot.mates(plan.pivot))
+    for key in (*plan.move, *plan.cause):
+        together &= set(lot.mates(key))
+    return sorted(together)
 
 
 def select(

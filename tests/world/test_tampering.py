@@ -277,13 +277,10 @@ def test_a_stray_left_with_its_box_and_arrives_without_it():
 def test_inversions_are_known_at_their_second_scan():
     scans, sites = honest()
     seen = estimate(scans, sites, sorted_order(scans))
-    for name in (
-        "order_swapped",
-        "order_before_leaving",
-        "order_just_before_leaving",
-        "order_left_before_arrival",
-    ):
-        after = tampered(name)
+    names = ("order_swapped", "order_before_leaving", "order_left_before_arrival")
+    cases = [(name, scope) for name in names for scope in ("item", "box")]
+    for name, scope in [*cases, ("order_just_before_leaving", "item")]:
+        after = tampered(name, scope)
         for mine in trails(after):
             cause = mine[after.truth.cause[mine]]
             assert len(cause) == 2
