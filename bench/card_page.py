@@ -95,8 +95,8 @@ def _sections(card: Carded, command: str) -> list[str]:
         f"`{command}` made this page ({platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}): the models of the default run, trained on one world, score "
         f"others. {card.seeds} seed(s) of each world; `{name}` has {first['scans']:,} scans. "
-        "Tampering: 2 % of EPCs of each type; boxes are inferred. Intervals are 95 %, by paired bootstrap over lots. No "
-        "parameter, threshold or model was chosen on these worlds.",
+        "Tampering: 2 % of EPCs of each type; boxes are inferred. Intervals are 95 %, by paired "
+        "bootstrap over lots. No parameter, threshold or model was chosen on these worlds.",
         "![macro average precision by world](img/card_worlds.png)",
         "## Worlds",
         _table(
