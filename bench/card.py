@@ -26,6 +26,7 @@ from intake.master import read_registry, read_sites
 from models import predict
 from models.calibration import Calibration
 from pipelines import params
+from pipelines.evaluate import thresholds
 from pipelines.label import targets
 from pipelines.measures import blocks
 from pipelines.measures.blocks import Block, scored_target
@@ -59,6 +60,8 @@ FIRST_SEED: Final = 5000
 """Seeds of the card's worlds begin here: none of them was used for anything else."""
 SHARE: Final = 0.02
 """EPCs tampered with of each type."""
+MODELS: Final = ("rules", "svm", "gbm", "lstm")
+"""Models of the default run; the stack is the card's own."""
 UNSEEN: Final = tuple(s.name for s in SUBTYPES if s.natural_only)
 SEEN: Final = tuple(s.name for s in SUBTYPES if not s.natural_only)
 
@@ -112,7 +115,9 @@ def make(asked: Asked) -> Carded:
     """Score all worlds and measure them."""
     settings = Settings.read(params.load()["evaluate"])
     stack = Stack.fit(asked, settings)
-    operating = _operating(asked.weights, settings, stack)
+    where = argparse.Namespace(weights=asked.weights, sequences=asked.sequences)
+    operating = thresholds(where, settings, MODELS)
+    operating["stack"] = Operating("stack", stack.threshold)
     found: dict[str, Tree] = {}
     base: Block | None = None
     with Progress("card", len(asked.worlds) * asked.seeds, "worlds") as step:
@@ -164,21 +169,6 @@ class Stack:
         """Probabilities, float32 (n, 5)."""
         z = logits["lstm"] * self.weight[:, 0] + logits["gbm"] * self.weight[:, 1] + self.intercept
         return np.asarray(1 / (1 + np.exp(-np.clip(z, -60, 60))), np.float32)
-
-
-def _operating(weights: Path, settings: Settings, stack: Stack) -> dict[str, Operating]:
-    stored = json.loads((weights / "thresholds.json").read_text())
-    found = {
-        model: Operating(model, np.array([of[kind] for kind in ANOMALIES], np.float32))
-        for model, of in stored.items()
-        if model != "rules"
-    }
-    own = np.full(len(ANOMALIES), settings.rule_flag / 100, np.float32)
-    return {
-        "rules": Operating("rules", own),
-        **found,
-        "stack": Operating("stack", stack.threshold),
-    }
 
 
 def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:

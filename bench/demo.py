@@ -32,6 +32,7 @@ from bench.demo_picture import drawn
 from bench.demo_world import Plan
 from intake.master import read_sites
 from intake.read import read_scans
+from pipelines import params
 from serving.history.opened import open_history
 from serving.sites import SiteBook
 from trail.scan import DAY_US
@@ -195,7 +196,7 @@ class Demo:
             folder: replaced by this run.
             plan: of the world.
             say: takes each line of the timeline.
-            settings: further entries of params.yaml, named like `train__epochs`.
+            settings: further entries of params.yaml, named like `train.epochs`.
         """
         self.folder, self.plan, self._say = folder, plan, say
         self.story = Story(plan.change - plan.learned)
@@ -218,7 +219,7 @@ class Demo:
         home = self.platform.home
         _copy(home)
         self._live = demo_world.made(self.plan, home / "data")
-        _set(home / "params.yaml", self._settings)
+        params.change(home / "params.yaml", self._settings)
         _git(home, "init", "--quiet", "--initial-branch", "main")
         _git(home, "add", "--all")
         _git(home, "commit", "--quiet", "--message", "The demo's project")
@@ -569,23 +570,6 @@ def _copy(home: Path) -> None:
         if name and not name.startswith(left) and (ROOT / name).is_file():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, home / name)
-
-
-def _set(path: Path, settings: dict[str, Any]) -> None:
-    """Change entries of params.yaml, named like `train.epochs`; comments stay."""
-    from ruamel.yaml import YAML
-
-    editor = YAML()
-    editor.width = 200
-    values = editor.load(path)
-    for name, value in settings.items():
-        *sections, key = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[key] = value
-    with path.open("w") as file:
-        editor.dump(values, file)
 
 
 def _git(home: Path, *words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,29 @@ def load(path: str | Path = "params.yaml") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{str(path)!r} holds no sections; write keys such as validate:")
     return Params(values, "", str(path))
+
+
+def change(path: Path, changes: Mapping[str, Any]) -> None:
+    """Change entries of the file, named like `train.epochs`; comments stay.
+
+    A file that says the same afterwards is left as it is, byte for byte.
+    """
+    from ruamel.yaml import YAML
+
+    editor = YAML()
+    editor.preserve_quotes = True
+    editor.width = 200
+    values = editor.load(path)
+    before = json.dumps(values, sort_keys=True, default=str)
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        place = values
+        for section in sections:
+            place = place[section]
+        place[key] = value
+    if json.dumps(values, sort_keys=True, default=str) != before:
+        with path.open("w", encoding="utf-8") as file:
+            editor.dump(values, file)
 
 
 def digest(path: str | Path = "params.yaml") -> str:

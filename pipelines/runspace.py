@@ -26,6 +26,7 @@ import psutil
 import yaml
 
 from logbook.opened import default_url
+from pipelines import params
 from pipelines.progress import say
 
 RUN_ID: Final = "TRAILWATCH_RUN_ID"
@@ -336,22 +337,7 @@ def data_hash(run: Run) -> str:
 
 def change_params(run: Run, changes: Mapping[str, Any], message: str) -> None:
     """Change entries of params.yaml, named like `train.epochs`, and commit; comments stay."""
-    from ruamel.yaml import YAML
-
-    path, editor = run.workspace / "params.yaml", YAML()
-    editor.preserve_quotes = True
-    editor.width = 200
-    values = editor.load(path)
-    before = json.dumps(values, sort_keys=True, default=str)
-    for name, value in changes.items():
-        *sections, key = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[key] = value
-    if json.dumps(values, sort_keys=True, default=str) != before:
-        with path.open("w", encoding="utf-8") as file:
-            editor.dump(values, file)
+    params.change(run.workspace / "params.yaml", changes)
     run.commit(message, "params.yaml")
 
 

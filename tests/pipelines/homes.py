@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines import params
 from tests.behaviour.champions import ROOT
 
 CODE = ("trail", "world", "models", "intake", "logbook", "pipelines", "monitoring", "dags")
@@ -83,23 +84,6 @@ class Home:
         return done.stdout.strip()
 
 
-def _shrink(path: Path) -> None:
-    """Set the small values in place, so that comments stay."""
-    from ruamel.yaml import YAML
-
-    editor = YAML()
-    editor.width = 200
-    values = editor.load(path)
-    for name, value in SMALL.items():
-        *sections, key = name.split(".")
-        place = values
-        for section in sections:
-            place = place[section]
-        place[key] = value
-    with path.open("w") as file:
-        editor.dump(values, file)
-
-
 def make(folder: Path, scans: int = 40_000) -> Home:
     """A home with one commit, in which the data are pinned."""
     for room in CODE:
@@ -111,7 +95,7 @@ def make(folder: Path, scans: int = 40_000) -> Home:
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    _shrink(folder / "params.yaml")
+    params.change(folder / "params.yaml", SMALL)
     home = Home(folder)
     home.git("init", "--quiet", "--initial-branch", "main")
     for words in (
