@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from trail.scan import HOUR_US, OP_DIRECTION, Anomaly, Int8, Int32, Int64, Op, Tier
+from trail.scan import HOUR_US, OP_DIRECTION, Anomaly, Bool, Int8, Int32, Int64, Op, Tier
 from world.estimate import WEEK_H, Estimate, hour_of_week
 
 T = TypeVar("T")
@@ -71,7 +71,13 @@ class LotView:
 
     def mates(self, key: Key) -> list[int]:
         """Trails with the scan `key`: read together at one portal."""
-        here = (self.time_us == key[0]) & (self.site == key[1]) & (self.op == key[2])
+        return self._trails((self.time_us == key[0]) & (self.site == key[1]) & (self.op == key[2]))
+
+    def reading(self, op: int) -> list[int]:
+        """Trails with a scan of the operation."""
+        return self._trails(self.op == op)
+
+    def _trails(self, here: Bool) -> list[int]:
         return (np.searchsorted(self.first, np.flatnonzero(here), side="right") - 1).tolist()
 
     def box_size(self) -> float:
@@ -104,6 +110,8 @@ class Plan:
         cause: scans that stay as they are and belong to the cause.
         known: "all" cause scans, only the "last" (the second of a pair), or "never".
         known_from_us: with "all": only scans from then.
+        told_by: a scan that stays as it is, and with which the cause does not go together. To an item
+            that was not read there it happens, too, and nobody has to know.
         blur: bits on the cause scans.
         blur_next: bits on the next scan after the cause; with `blur_rest` on all after its first.
         blur_rest: see `blur_next`.
@@ -120,6 +128,7 @@ class Plan:
     cause: set[Key] = field(default_factory=set)
     known: str = "all"
     known_from_us: int | None = None
+    told_by: Key | None = None
     blur: int = 0
     blur_next: int = 0
     blur_rest: bool = False
@@ -233,12 +242,18 @@ class Case:
         if left is None:
             return []
         out = (left, site, int(Op.WHOLESALE_OUT))
-        shops = self.seen.next_sites(site, Tier.RETAIL)
+        shops = self.shops(site)
         if not len(shops):
             return [out]
         shop = int(shops[int(self.rng.random() * len(shops))])
         came = self.arrival(site, shop, left)
         return [out, (came, shop, int(Op.RETAIL_IN)), *self.shop_life(shop, came)]
+
+    def shops(self, wholesaler: int) -> npt.NDArray[np.intp]:
+        """Retailers that the wholesaler ships such goods to, or any goods where it has none."""
+        every = self.seen.next_sites(wholesaler, Tier.RETAIL)
+        sold = every[self.seen.in_market(self.lot.product, every)]
+        return sold if len(sold) else every
 
     def kilometres(self, start: int, ends: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         """Distance from start to each end."""

@@ -51,7 +51,7 @@ def at_shop_already(case: Case) -> Plan | None:
     if i is None:
         return None
     place, came, left = t[i][1], t[i][0], t[i + 1][0]
-    shops = case.seen.next_sites(place, Tier.RETAIL)
+    shops = case.shops(place)
     if not len(shops):
         return None
     shop = int(shops[int(case.rng.random() * len(shops))])
@@ -85,7 +85,7 @@ def whole_box(case: Case) -> Plan | None:
     if i is None or case.box_of(i) < 4:
         return None
     place, left, arrived = t[i][1], t[i][0], t[i + 1][0]
-    shops = case.seen.next_sites(place, Tier.RETAIL)
+    shops = case.shops(place)
     shops = shops[shops != t[i + 1][1]]
     if not len(shops):
         return None
@@ -101,6 +101,7 @@ def whole_box(case: Case) -> Plan | None:
         t[i],
         add=clone,
         known_from_us=arrived,
+        told_by=t[i + 1],
         blur=_BLUR,
         blur_next=ALL & ~1,
         blur_rest=True,

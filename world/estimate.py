@@ -52,6 +52,7 @@ class Estimate:
         hours: float64 (10, 168), scans by operation and hour of the week, from Monday 0 h.
         region: int32 (k,).
         companies: company numbers seen on many codes.
+        missed: share of the readings on their way that goods are lacking.
         end_us: the last event time.
     """
 
@@ -64,6 +65,7 @@ class Estimate:
     hours: Float64
     region: Int32
     companies: frozenset[int]
+    missed: float
     end_us: int
 
     def tier_sites(self, tier: int) -> npt.NDArray[np.intp]:
@@ -121,8 +123,16 @@ def estimate(scans: Scans, sites: Sites, order: npt.NDArray[np.intp]) -> Estimat
         hours=hours_of_op.reshape(10, WEEK_H).astype(np.float64),
         region=region,
         companies=frozenset(frequent.tolist()),
+        missed=_missed(op, same),
         end_us=int(time.max()) if len(time) else 0,
     )
+
+
+def _missed(op: Int8, same: Bool) -> float:
+    """Share of the operations that follow one another of which one was not read."""
+    step = np.diff(op)[same]
+    one, two = int((step == 1).sum()), int((step == 2).sum())
+    return two / max(one + two, 1)
 
 
 def _grid() -> Float64:

@@ -19,7 +19,7 @@ def _early(case: Case, i: int, time_us: int, **marks: object) -> Plan | None:
     if not out[0] < time_us < into[0]:
         return None
     moved: Key = (time_us, into[1], into[2])
-    return Plan(into, move={into: moved}, **marks)  # type: ignore[arg-type]
+    return Plan(into, move={into: moved}, told_by=out, **marks)  # type: ignore[arg-type]
 
 
 def _leg(case: Case, least_km: float, most_km: float = float("inf")) -> int | None:

@@ -201,11 +201,14 @@ def _candidate(
 def _same_scans(lot: LotView, plan: Plan) -> list[int]:
     """Trails that were read with the leader at every scan that the plan speaks of.
 
-    Items that came together and left apart have only one half of an inversion in common.
+    Items that came together and left apart have only one half of an inversion in common. Who was
+    missed by the reader of `plan.told_by` belongs to them; who was read there elsewhere does not.
     """
     together = set(lot.mates(plan.pivot))
     for key in (*plan.move, *plan.cause):
         together &= set(lot.mates(key))
+    if plan.told_by is not None:
+        together -= set(lot.reading(plan.told_by[2])) - set(lot.mates(plan.told_by))
     return sorted(together)
 
 
@@ -288,19 +291,22 @@ def apply(
     case: Candidate,
     first_position: int,
     edit: Edit,
-    end_us: int,
+    seen: Estimate,
 ) -> None:
     """Write what a case does to its trails into `edit`."""
     rng = np.random.Generator(np.random.PCG64(case.seed))
     for nth, e in enumerate(case.members):
         plan, lot = case.plan, case.lot
-        add = plan.add if nth == 0 else [_own_day(key, rng) for key in plan.add]
-        add = [key for key in add if key[0] <= end_us]
+        add = plan.add
+        if nth:  # it was read where its box was, but for what a reader misses
+            read = rng.random(len(add)) >= seen.missed
+            add = [_own_day(key, rng) for key, there in zip(add, read, strict=True) if there]
+        add = [key for key in add if key[0] <= seen.end_us]
         if plan.forge is not None:
             _forge(case, nth, e, add, first_position, edit)
             continue
         a = int(lot.first[e])
-        lines, dropped = _edited(plan, lot.trail(e), first_position + a, end_us)
+        lines, dropped = _edited(plan, lot.trail(e), first_position + a, seen.end_us)
         lines += [_Line(-1, key, Mark(case.subtype, cause=True, synthetic=True)) for key in add]
         edit.dropped += dropped
         _mark(plan, case.subtype, lines)
@@ -371,13 +377,14 @@ def _mark(plan: Plan, subtype: int, lines: list[_Line]) -> None:
     """Note cause, knowledge and blur on the scans of one edited trail, by time."""
     lines.sort(key=lambda line: line.key)
     since_cause, begun = False, False
+    told = plan.told_by is None or any(line.key == plan.told_by for line in lines)
     for line in lines:
         mark = line.mark
         if mark is not None and mark.cause:
             mark.subtype, mark.blur = subtype, plan.blur
             mark.of_pair = plan.known == "last"
             late = plan.known_from_us is None or line.key[0] >= plan.known_from_us
-            mark.known = plan.known == "all" and late
+            mark.known = plan.known == "all" and late and told
             since_cause = begun = True
             continue
         if plan.blur_next and (since_cause or (begun and plan.blur_rest)):

@@ -132,7 +132,7 @@ def draft(
         found += candidates(lot, seen, which, rates, seed, scope)
     edit = Edit()
     for case in select(found, seen, wanted, scope):
-        apply(case, starts[case.lot.key], edit, seen.end_us)
+        apply(case, starts[case.lot.key], edit, seen)
     return _applied(scans, order, edit)
 
 

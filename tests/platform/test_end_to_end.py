@@ -149,8 +149,9 @@ def test_a_misspelled_param_fails_its_run_at_once(up, airflow):
 def test_without_news_the_run_is_skipped_and_says_why(up, airflow):
     assert trigger(airflow, "retrain", "idle") == 200
     found = ended_well(up, airflow, "idle")
+    said = log_of(up, "idle", "snapshot")
+    assert f"no new data since run {RUN}" in said, said
     assert {found[name] for name in ("snapshot", *STAGES, "promote", "publish")} == {"skipped"}
-    assert f"no new data since run {RUN}" in log_of(up, "idle", "snapshot")
 
 
 def test_what_a_person_approves_is_promoted_and_a_remote_that_was_away_is_met_again(up, airflow):

@@ -42,7 +42,10 @@ def test_every_subtype_happens_and_its_truth_is_consistent(subtype):
     assert (truth.control[truth.cause] == subtype.control).all()
     assert (truth.grade[truth.cause] == subtype.grade).all()
     told = set(scans.epc[truth.evidence].tolist())
-    if not subtype.control and subtype.name != "loc_strays":
+    if subtype.anomaly == Anomaly.JUMP and not subtype.control:
+        # To an item of a box that was not read as it left, it happens, and nobody can know.
+        assert len(told) > 0.9 * len(tampered_epcs) and told <= set(tampered_epcs.tolist())
+    elif not subtype.control and subtype.name != "loc_strays":
         assert told == set(tampered_epcs.tolist())
     elif subtype.name not in ("dup_whole_box", "loc_strays"):
         assert not told
@@ -211,21 +214,23 @@ def test_clones_are_where_and_when_their_subtype_says():
 
 def test_a_cloned_box_is_told_only_when_its_tracks_conflict():
     after = tampered("dup_whole_box")
-    told = 0
+    told = unread = 0
     for mine in trails(after):
         clone = mine[after.truth.cause[mine]]
         genuine = mine[~after.truth.cause[mine]]
         left = after.scans.time_us[genuine][after.scans.op[genuine] == Op.WHOLESALE_OUT]
         arrived = after.scans.time_us[genuine][after.scans.op[genuine] == Op.RETAIL_IN]
         evidence = mine[after.truth.evidence[mine]]
-        assert after.scans.op[clone[0]] == Op.RETAIL_IN
+        if after.scans.op[clone[0]] != Op.RETAIL_IN:  # a reader missed it
+            unread += 1
+            continue
         if not len(arrived):
             continue
         assert left.min() < after.scans.time_us[clone[0]] < arrived.min()
         for i in evidence:
             assert after.scans.time_us[i] >= arrived.min()
             told += 1
-    assert told > 0
+    assert told > 5 * unread > 0
 
 
 def test_goods_at_a_wrong_place_stay_wrong():
@@ -237,7 +242,8 @@ def test_goods_at_a_wrong_place_stay_wrong():
             first = int(np.argmax(cause))
             assert cause[first:].all() and first > 0
             step = after.scans.op[mine[first]] - after.scans.op[mine[first - 1]]
-            assert step == 1 and OP_DIRECTION[after.scans.op[mine[first - 1]]] == -1
+            assert step >= 1  # more where a reader missed it
+            assert step > 1 or OP_DIRECTION[after.scans.op[mine[first - 1]]] == -1
     after = tampered("loc_tier_mismatch")
     wrong = after.truth.cause
     assert (SITE_TIER_OF_OP[after.scans.op[wrong]] != sites.tier[after.scans.site[wrong]]).all()
@@ -318,15 +324,21 @@ def test_a_second_inbound_comes_without_an_outbound_and_nothing_follows_a_sale()
 def test_jumps_are_as_fast_as_their_subtype_says():
     scans, sites = honest()
     seen = estimate(scans, sites, sorted_order(scans))
-    bounds = {"jump_minute": (20, 125), "jump_fast": (0, 3600 * 5)}
-    for name in ("jump_minute", "jump_fast", "jump_route_share", "jump_before_pallet"):
-        after = tampered(name)
+    unread = 0
+    bounds = {"jump_minute": (0, 125), "jump_fast": (0, 3600 * 5)}
+    items = ("jump_minute", "jump_fast", "jump_route_share", "jump_before_pallet")
+    for name, scope in [*((name, "item") for name in items), ("jump_minute", "box")]:
+        after = tampered(name, scope)
         for mine in trails(after):
             cause = np.flatnonzero(after.truth.cause[mine])
-            assert len(cause) == 1 and after.truth.evidence[mine[cause[0]]]
+            assert len(cause) == 1
             into, out = mine[cause[0]], mine[cause[0] - 1]
+            left = cause[0] > 0 and after.scans.op[into] == after.scans.op[out] + 1
+            assert after.truth.evidence[into] == left
+            if not left:  # the reader missed it as it left
+                unread += 1
+                continue
             seconds = (after.scans.time_us[into] - after.scans.time_us[out]) / SECOND_US
-            assert after.scans.op[into] == after.scans.op[out] + 1
             if name in bounds:
                 assert bounds[name][0] <= seconds <= bounds[name][1]
             if name == "jump_fast":
@@ -337,6 +349,7 @@ def test_jumps_are_as_fast_as_their_subtype_says():
             if name == "jump_before_pallet":
                 was = scans.time_us[after.scans.row[into]]
                 assert 0.99 <= (was - after.scans.time_us[into]) / HOUR_US <= 5.01
+    assert unread > 0
 
 
 def test_whole_boxes_are_tampered_with_together():
