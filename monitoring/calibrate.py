@@ -60,8 +60,9 @@ _SIGNIFICANT: Final = 0.05
 _VERY_SIGNIFICANT: Final = 0.005
 """Of resemblance to the day before, where weeks are too few for it: no calibration is left."""
 _TOP_SITES: Final = 8
-_TAIL: Final = 0.995
-"""Of one comparison; some twenty independent ones make the target."""
+_COLUMNS: Final = 5
+"""Columns that vary by themselves from block to block; many of two dozen say the same."""
+_SHORTEST: Final = min(window.days for window in WINDOWS if window.tier == "retrain")
 
 BOXES: Final = 200
 """Boxes that a calibration by box needs."""
@@ -125,12 +126,12 @@ def calibrated(
             progress(1)
     chosen, held = peaks[:replicates], peaks[replicates:]
     threshold = np.empty(peaks.shape[1:])
+    raised = unseen(unit, blocks.count(unit))
     estimate: dict[str, float | None] = {}
     interval: dict[str, tuple[float, float] | None] = {}
     for tier in ("warn", "retrain"):
         mine = np.array([window.tier == tier for window in WINDOWS])
-        raised = few_blocks(blocks.count(unit))
-        threshold[mine] = thresholds(chosen[:, mine], reference.floor, raised=raised)
+        threshold[mine] = thresholds(chosen[:, mine], reference.floor, raised=raised[mine])
         alarms = int((held[:, mine] >= threshold[mine]).any(axis=(1, 2)).sum())
         estimate[tier] = alarms / held_out if held_out else None
         interval[tier] = clopper_pearson(alarms, held_out) if held_out else None
@@ -152,7 +153,7 @@ def calibrated(
 
 
 def thresholds(
-    peaks: Float64, floor: Float64, target: float = TARGET, raised: float = 1.0
+    peaks: Float64, floor: Float64, target: float = TARGET, raised: Float64 | float = 1.0
 ) -> Float64:
     """Thresholds of windows and columns, float64 (w, c), that few streams reach anywhere.
 
@@ -165,7 +166,7 @@ def thresholds(
         peaks: float64 (r, w, c), the largest distance of each stream.
         floor: float64 (c,), smallest thresholds.
         target: wanted share.
-        raised: factor for what the streams cannot show (`few_blocks`).
+        raised: factors for what the streams cannot show (`unseen`), float64 (w,) or one for all.
     """
     middle, high = np.quantile(peaks[::2], (0.5, 0.9), axis=0)
     spread = np.maximum(high - middle, np.maximum(0.1 * middle, 1e-3))
@@ -174,18 +175,51 @@ def thresholds(
     rank = int(np.ceil((1 - target) * (len(rest) + 1))) - 1
     factor = max(float(np.sort(over)[min(rank, len(over) - 1)]), 0.0)
     # Just above the chosen stream's own peak, which so is no alarm.
-    return np.asarray(np.maximum(floor, (middle + spread * factor) * raised * (1 + 1e-9)))
+    level = (middle + spread * factor) * (1 + 1e-9)
+    return np.asarray(np.maximum(floor, level * np.reshape(raised, (-1, 1))))
 
 
-def few_blocks(blocks: int) -> float:
-    """Factor of thresholds that rest on so many blocks; 1.36 for 8 weeks, 1.08 for 28 days.
+def unseen(unit: Unit, blocks: int) -> Float64:
+    """Factors of the windows' thresholds for what resampling of few blocks does not show, (w,).
+
+    Blocks drawn again from g vary by (g - 1) / g of what those to come will. Days that are drawn by
+    their weekday are few of each, and as many means of weekdays make up for a part of it, but less
+    the longer a window is. Half as many blocks play reference, which makes up for a part, too. The
+    rest is 1.02 for three days and 1.05 for seven where weekdays have four days each. To that comes
+    `few_blocks`.
+
+    Args:
+        unit: what is resampled.
+        blocks: how many there are.
+    """
+    if unit.name != "day":  # boxes, of which there are many
+        return np.full(len(WINDOWS), few_blocks(blocks - 1))
+    groups = WEEK if unit.weekly and unit.days == 1 else 1
+    each = max(blocks / groups, 2.0)
+    days = np.array([max(window.days / unit.days, 1.0) for window in WINDOWS])
+    between = np.maximum(1 / days - 1 / groups, 0) / each
+    seen = (1 - 1 / each) * (1 / days + 2 / blocks) + between
+    lacking = np.sqrt(np.maximum((1 / days + 1 / blocks) / seen, 1))
+    return np.asarray(few_blocks(blocks - groups, unit.days) * lacking)
+
+
+def few_blocks(known: int, days: int = 1) -> float:
+    """Factor of thresholds that rest on so many degrees of freedom; 1.36 for 8 weeks, 1.12 for 28
+    days of seven weekdays.
 
     The next month has weeks that none of few was like, and no resampling shows them. Student's t
-    tells by how much a deviation judged by few others exceeds one that many are known of.
+    tells by how much a deviation judged by few others exceeds one that many are known of, as rare
+    as one of a month's independent comparisons may be.
+
+    Args:
+        known: blocks less the means taken of them.
+        days: in a block; longer ones bring fewer comparisons that are independent.
     """
     from scipy.stats import norm, t
 
-    return float(t.ppf(_TAIL, max(blocks - 1, 1)) / norm.ppf(_TAIL))
+    comparisons = _COLUMNS * DAYS / max(days, _SHORTEST)
+    tail = 1 - TARGET / comparisons
+    return float(t.ppf(tail, max(known, 1)) / norm.ppf(tail))
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:

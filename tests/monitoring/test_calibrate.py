@@ -23,6 +23,7 @@ from monitoring.calibrate import (
     clopper_pearson,
     few_blocks,
     thresholds,
+    unseen,
 )
 from monitoring.drift import Detector
 from monitoring.reference import WINDOWS, Calibration, Reference
@@ -66,10 +67,35 @@ def test_thresholds_follow_each_columns_own_spread():
 
 
 def test_few_blocks_raise_thresholds():
-    assert few_blocks(8) == pytest.approx(1.36, abs=0.01)
-    assert few_blocks(28) == pytest.approx(1.08, abs=0.01)
+    assert few_blocks(7, days=7) == pytest.approx(1.36, abs=0.01)
+    assert few_blocks(21) == pytest.approx(1.12, abs=0.01)
     assert few_blocks(10_000) == pytest.approx(1, abs=1e-3)
-    assert few_blocks(1) == few_blocks(2) > few_blocks(3) > few_blocks(4)
+    assert few_blocks(0) == few_blocks(1) > few_blocks(2) > few_blocks(3)
+
+
+@pytest.mark.parametrize("weeks", [4, 6])
+def test_days_to_come_vary_by_more_than_days_drawn_again(weeks):
+    """Means of days, drawn as a replay draws them, against as many that are new."""
+    rng, n = np.random.default_rng(1), 40_000
+    unit = Unit("day", weekly=True)
+    factor = unseen(unit, 7 * weeks) / few_blocks(7 * weeks - 7)
+    known = rng.normal(size=(n, 7, weeks))
+    row = np.arange(n)[:, None]
+
+    def drawn(size: int) -> np.ndarray:
+        weekday = np.arange(size) % 7
+        return known[row, weekday, rng.integers(weeks, size=(n, size))].mean(axis=1)
+
+    for window, found in zip(WINDOWS, factor, strict=True):
+        days = max(window.days, 1)
+        again = drawn(days) - drawn(7 * weeks // 2)
+        new = rng.normal(size=(n, days)).mean(axis=1) - known.mean(axis=(1, 2))
+        assert found == pytest.approx(max(new.std() / again.std(), 1), abs=0.02)
+
+
+def test_many_boxes_need_no_factor():
+    assert unseen(Unit("box"), 5_000) == pytest.approx(1, abs=1e-3)
+    assert (unseen(Unit("day", days=7), 8) >= few_blocks(7, days=7)).all()
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20), (1, 200)])
