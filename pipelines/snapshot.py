@@ -8,6 +8,7 @@ at run time join the site master; analysts' verdicts and scans that nobody has j
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import urllib.error
@@ -46,6 +47,8 @@ _NEVER: Final = 2**62
 _TIMEOUT_S: Final = 30
 _UTC: Final = pa.timestamp("us", "UTC")
 _KEY: Final = ("epc_code", "location_id", "event_type", "event_time")
+_VERDICTS: Final = "verdicts.csv"
+_OWN_FLAG: Final = "flagged by the service, judged by nobody"
 _NO_SITES: Final = Sites.of([], [], [], [], [])
 
 
@@ -201,7 +204,7 @@ def make(base: Path, out: Path, known: Known, cut: Cut, zone: str) -> Made:
     rows = known.logged.take(pa.array(logged.scans.row[kept_new]))
     unjudged = _unjudged(rows, known.feedback)
     said = [word for word in known.feedback if cut.as_of_us is None or word.given_us < cut.as_of_us]
-    verdicts = _write_verdicts(found, unjudged, said, out / "verdicts.csv")
+    verdicts = _write_verdicts(found, unjudged, said, out / _VERDICTS)
     return Made(
         added=int(kept_new.sum()),
         known_already=int((~new).sum()),
@@ -265,11 +268,29 @@ def read_book(url: str, key: str = "") -> Sites:
 
 
 def fingerprint(run: Run) -> dict[str, str]:
-    """What a run's model is made of: its data and its settings."""
+    """What a run's model is made of: its data and its settings.
+
+    `known_hash` is of the data without the flags that the service raised itself: another champion
+    may judge an old scan otherwise, and that is no news.
+    """
     return {
         "data_hash": runspace.data_hash(run),
+        "known_hash": _known_hash(run.workspace / "data"),
         "params_hash": params.digest(run.workspace / "params.yaml"),
     }
+
+
+def _known_hash(data: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(path for path in data.rglob("*") if path.is_file()):
+        if path.name == _VERDICTS:
+            judged = [row for row in _rows(path) if row.get("why") != _OWN_FLAG]
+            found.update(repr(judged).encode() if judged else b"")
+            continue
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        found.update(f"{path.relative_to(data)} {content}\n".encode())
+    return found.hexdigest()
 
 
 def _known(run: Run, record: Mapping[str, Any]) -> tuple[int, Known]:
@@ -310,7 +331,9 @@ def _demand_news(run: Run) -> None:
     mine = fingerprint(run)
     for record in sorted(run.places.runs.glob(f"{run.dag}/*/run.json")):
         other = msgspec.json.decode(record.read_bytes(), type=dict[str, Any])
-        if other["id"] != run.id and other.get("finished") == mine:
+        finished = other.get("finished", {})
+        same = all(finished.get(name) == mine[name] for name in ("known_hash", "params_hash"))
+        if other["id"] != run.id and same:
             raise Skip(
                 f"no new data since run {other['id']}: the same scans, verdicts and settings "
                 f"(data {mine['data_hash'][:12]}); give force to train all the same"
@@ -323,8 +346,8 @@ def _demand_news(run: Run) -> None:
     if version is None:
         return
     tags = store.get_model_version(model, version).tags
-    ours = tags.get("dag_run_id") == run.id
-    if not ours and {name: tags.get(name) for name in mine} == mine:
+    same = all(tags.get(name) == mine[name] for name in ("data_hash", "params_hash"))
+    if same and tags.get("dag_run_id") != run.id:
         raise Skip(
             f"no new data since version {version}, the champion, was trained: the same scans, "
             f"verdicts and settings (data {mine['data_hash'][:12]}); give force to train all the "
@@ -432,7 +455,7 @@ def _unjudged(rows: pa.Table, feedback: Iterable[Feedback]) -> list[dict[str, st
                         "event_time": time.isoformat(timespec="microseconds"),
                         "anomaly": name,
                         "verdict": "unknown",
-                        "why": "flagged by the service, judged by nobody",
+                        "why": _OWN_FLAG,
                     }
                 )
     return found

@@ -19,11 +19,12 @@ import psutil
 import pytest
 import yaml
 
+from logbook import Kind
 from logbook.opened import default_url, open_log
 from pipelines.runs import checked
 from pipelines.runspace import Places, Run, RunError
 from pipelines.stage import _cause, _room
-from tests.logbook.logged import entry, scan
+from tests.logbook.logged import entry, scan, verdict
 from tests.pipelines.homes import Home, make
 
 STAGES = ("validate", "label", "sequence", "train", "evaluate", "register")
@@ -256,6 +257,25 @@ def test_news_are_a_new_version_of_the_data_and_a_full_disk_harms_nothing(finish
     assert said.startswith("publish: the DVC remote") and str(blocked) in said
     finished.task("news", "publish")
     assert finished.git("show", "runs/retrain/news:data.dvc").count(pinned) == 1
+
+
+def test_what_the_service_itself_thinks_of_old_scans_is_no_news(finished: Home):
+    log = open_log(default_url(finished.folder, "trailwatch"))
+    told = verdict(Kind.REVISED, model_version="4", score=(99.0, 0.0, 0.0, 0.0, 0.0))
+    again = scan(9_000, epc=scan(1).epc, time_us=scan(1).time_us + 1)
+    log.append(entry("r2", [again], revised=[(scan(1), told)]))
+    log.close()
+    finished.task("seen", "prepare", "--options", "{}")
+    finished.task("seen", "snapshot")  # one scan more is news
+    finished.task("seen", "publish")
+    log = open_log(default_url(finished.folder, "trailwatch"))
+    log.append(entry("r3", [again], revised=[(scan(2), told)]))
+    log.close()
+    finished.task("opinion", "prepare", "--options", "{}")
+    said = finished.task("opinion", "snapshot", status=99)
+    assert "no new data since run seen" in said
+    record = json.loads((finished.workspace("opinion").parent / "run.json").read_text())
+    assert record["snapshot"]["unjudged"] == 2
 
 
 def test_a_run_that_was_cleaned_up_can_be_gone_on_with(finished: Home):
