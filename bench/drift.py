@@ -71,7 +71,12 @@ class Path:
 
 
 Paths = dict[str, Path]
-DEFAULT = {"trailwatch": 1.0, "trailwatch, warn": 1.0, "KS, Bonferroni": -np.log10(0.05)}
+DEFAULT = {
+    "trailwatch": 1.0,
+    "trailwatch, warn": 1.0,
+    "trailwatch, either": 1.0,
+    "KS, Bonferroni": -np.log10(0.05),
+}
 """Thresholds as they are; those of the peers follow from their settings."""
 
 
@@ -275,20 +280,30 @@ def power_lines(nulls: list[Paths], found: dict[str, list[Paths]]) -> Iterator[s
     yield (
         f"{f'delay in days, {BASE}: median / P90 / missed':44}"
         + "".join(f"{m:>24}" for m in ("trailwatch as it is", *methods))
+        + f"{'either / best peer':>20}"
     )
     for drift, paths in found.items():
         told = [_told([p["trailwatch"].delay(1.0) for p in paths])]
-        told += [_told([p[m].delay(matched[m]) for p in paths if m in p]) for m in methods]
-        yield f"  {drift:42}" + "".join(f"{text:>24}" for text in told)
+        delays = {m: [p[m].delay(matched[m]) for p in paths if m in p] for m in methods}
+        told += [_told(of_method) for of_method in delays.values()]
+        peers = [_middle(delays[m]) for m in methods if m not in _OURS and delays[m]]
+        ours = _middle(delays["trailwatch, either"])
+        ratio = f"{ours / min(peers, default=NEVER):.2f}" if np.isfinite(ours) else "-"
+        yield f"  {drift:42}" + "".join(f"{text:>24}" for text in told) + f"{ratio:>20}"
 
 
-_POWER = ("trailwatch", "trailwatch, warn", "KS, Bonferroni", "river ADWIN")
+_OURS = ("trailwatch", "trailwatch, warn", "trailwatch, either")
+_POWER = (*_OURS, "KS, Bonferroni", "river ADWIN")
+
+
+def _middle(delays: list[float]) -> float:
+    return float(np.quantile(delays, 0.5, method="higher"))
 
 
 def _told(delays: list[float]) -> str:
     if not delays:
         return "not measured"
-    middle, late = np.quantile(delays, (0.5, 0.9), method="higher")
+    middle, late = _middle(delays), float(np.quantile(delays, 0.9, method="higher"))
     missed = sum(np.isinf(d) for d in delays)
     text = [f"{d:.1f}" if np.isfinite(d) else "-" for d in (middle, late)]
     return f"{text[0]} / {text[1]} / {missed} of {len(delays)}"
@@ -429,8 +444,16 @@ def _watched(
             with keep.open("a") as lines:
                 lines.write(json.dumps([astuple(task), plain]) + "\n")
     for task in tasks:
-        found.setdefault(task.drift or task.kind, []).append(known[task])
+        found.setdefault(task.drift or task.kind, []).append(_with_either(known[task]))
     return found
+
+
+def _with_either(paths: Paths) -> Paths:
+    """With the first sign of either tier, when `/health/drift` is no longer ok."""
+    retrain, warn = paths["trailwatch"], paths["trailwatch, warn"]
+    most = [max(pair) for pair in zip(retrain.score, warn.score, strict=True)]
+    ours = {"trailwatch": retrain, "trailwatch, warn": warn}
+    return {**ours, "trailwatch, either": Path(retrain.days, most), **paths}
 
 
 def _kept(keep: File | None) -> dict[Task, Paths]:
