@@ -2,12 +2,13 @@
 
 Controls are injected alone into an honest world of another seed, scored by the champion, and
 compared with honest scans that were read alike: an AUC of 0.5 means that nothing leaks. Two are
-apart. 0.6-0.8 of a route's usual time lies in the lower tail of what lorries do, so that
-`jump_plausible` ranks high by right, and must not be worth an alert. `dup_whole_box` ranks low: a
-cloned box is made of what left together and loses no item on its way, as honest boxes do.
+apart, by right, and must not be worth an alert. 0.6-0.8 of a route's usual time lies in the lower
+tail of what lorries do, so that `jump_plausible` ranks high; a box that rested a month is less of
+a jump than others, so that `jump_long_rest` ranks low.
 """
 
-CONTROLS = ("fake_in_quota", "order_below_skew", "loc_box_diverted", "jump_long_rest")
+CONTROLS = ("fake_in_quota", "order_below_skew", "loc_box_diverted", "dup_whole_box")
+BY_RIGHT = ("jump_plausible", "jump_long_rest")
 
 CODE = """
 import json
