@@ -10,7 +10,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowSkipException
 from trailwatch.command import Command
 
-PROMOTE, APPROVAL = "promote", "approval"
+PROMOTE, APPROVAL, ANSWER = "promote", "approval", "answer"
 PATIENCE = timedelta(days=7)
 BODY = """
 {% set decided = macros.json.loads(ti.xcom_pull(task_ids='promote')) %}
@@ -36,13 +36,20 @@ class Approval(ApprovalOperator):
             raise AirflowSkipException(f"nobody is asked: the outcome is {decided['outcome']!r}")
         return super().execute(context)
 
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Hand the answer on; a rejection ends the task by skipping what follows, so first."""
+        if "chosen_options" in event:
+            said = {name: event.get(name) for name in ("chosen_options", "responded_by_user")}
+            context["ti"].xcom_push(key=ANSWER, value=said)
+        return super().execute_complete(context, event)
+
 
 class Settle(Command):
     """Carry out what the person said."""
 
     def arguments(self, context: Any) -> list[str]:
         """`--answer` and `--by` beside what every command gets."""
-        said = context["ti"].xcom_pull(task_ids=APPROVAL)
+        said = context["ti"].xcom_pull(task_ids=APPROVAL, key=ANSWER)
         if not said:
             raise AirflowSkipException("nobody was asked")
         approved = said["chosen_options"] == [ApprovalOperator.APPROVE]

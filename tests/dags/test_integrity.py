@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSkipException,
+    DownstreamTasksSkipped,
+)
 
 from tests.dags.conftest import DAGS, ROOT
 
@@ -223,8 +227,8 @@ def test_settling_needs_an_answer(bag):
         def __init__(self, said):
             self.said = said
 
-        def xcom_pull(self, task_ids):
-            assert task_ids == "approval"
+        def xcom_pull(self, task_ids, key):
+            assert (task_ids, key) == ("approval", "answer")
             return self.said
 
     def arguments(said):
@@ -238,6 +242,34 @@ def test_settling_needs_an_answer(bag):
     assert arguments(yes)[-4:] == ["--answer", "approve", "--by", "ann"]
     no = {"chosen_options": ["Reject"], "responded_by_user": None}
     assert arguments(no)[-4:] == ["--answer", "reject", "--by", "nobody in time"]
+
+
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_an_answer_is_handed_on_whatever_it_is(bag, option):
+    approval = bag.dags["retrain"].get_task("approval")
+    pushed = {}
+
+    class Instance:
+        map_index = -1
+
+        def xcom_push(self, key, value):
+            pushed[key] = value
+
+    user = {"id": "1", "name": "ann"}
+    event = {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_at": datetime.now(UTC),
+        "responded_by_user": user,
+        "timedout": False,
+    }
+    context = {"ti": Instance(), "task": approval}
+    if option == "Approve":
+        assert approval.execute_complete(context, event)["chosen_options"] == [option]
+    else:
+        with pytest.raises(DownstreamTasksSkipped):
+            approval.execute_complete(context, event)
+    assert pushed["answer"] == {"chosen_options": [option], "responded_by_user": user}
 
 
 def test_nobody_is_asked_where_the_gates_have_decided(bag):
