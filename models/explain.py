@@ -12,12 +12,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from models import bundle
+
+if TYPE_CHECKING:
+    import torch
 
 Float32 = npt.NDArray[np.float32]
 Baseline = Literal["mean", "zeros"]
@@ -55,10 +58,17 @@ class Attribution:
 
 
 class Explainer:
-    """Explains what the network of one bundle says; torch runs on one thread."""
+    """Explains what the network of one bundle, or of a folder of weights, says.
+
+    Torch runs on one thread.
+    """
 
     def __init__(self, folder: Path, digest: str) -> None:
         """Load the network; imports torch and Captum, which takes seconds the first time.
+
+        Args:
+            folder: a sealed bundle, or the weights that one is made from.
+            digest: what it must be.
 
         Raises:
             BundleError: the folder does not hold the bundle with this digest any more.
@@ -83,6 +93,23 @@ class Explainer:
         self._network = network
         self._gradients = IntegratedGradients(lambda features: network(features)[:, -1])
 
+    def log_odds(self, features: Float32) -> Float32:
+        """Uncalibrated log-odds of the five anomalies at the last of some scans, (batch, 5).
+
+        Args:
+            features: float32 (batch, scans, F), trails of one length, at most `length` scans.
+        """
+        import torch
+
+        return np.asarray(self._last(torch.from_numpy(np.ascontiguousarray(features))).numpy())
+
+    def _last(self, features: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        with torch.inference_mode():
+            last: torch.Tensor = self._network(features)[:, -1]
+        return last
+
     def attribute(
         self, features: Float32, anomaly: int, baseline: Baseline = "mean"
     ) -> Attribution:
@@ -98,8 +125,7 @@ class Explainer:
         asked = torch.from_numpy(np.ascontiguousarray(features[-self.length :]))[None]
         mean = self._network.mean.expand_as(asked)
         against = mean if baseline == "mean" else torch.zeros_like(asked)
-        with torch.inference_mode():
-            both = self._network(torch.cat([asked, against]))[:, -1, anomaly].tolist()
+        both = self._last(torch.cat([asked, against]))[:, anomaly].tolist()
         steps = FIRST_STEPS
         while True:
             parts = self._gradients.attribute(

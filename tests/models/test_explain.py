@@ -66,6 +66,16 @@ def test_the_log_odds_are_those_of_the_verdict(explainer, flagged):
         assert 1 / (1 + np.exp(-log_odds)) == pytest.approx(probability, abs=1e-4)
 
 
+def test_the_log_odds_of_many_trails_are_those_of_each(explainer, flagged):
+    size = max(len(trail) for trail, _, _ in flagged)
+    long = [(trail, column) for trail, column, _ in flagged if len(trail) == size]
+    assert len(long) > 1
+    found = explainer.log_odds(np.stack([trail for trail, _ in long]))
+    assert found.shape == (len(long), len(ANOMALIES))
+    for row, (trail, column) in zip(found, long, strict=True):
+        assert row[column] == pytest.approx(explainer.attribute(trail, column).log_odds, abs=1e-5)
+
+
 def test_the_baseline_is_what_it_says(explainer, flagged):
     trail, column, _ = flagged[0]
     mean = np.broadcast_to(explainer.typical, trail.shape).copy()
