@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +9,11 @@ import numpy as np
 
 from models.bundle import Bundle
 from models.explain import Explainer
+from pipelines.measures.explanations import Case, Hits, by_scan, error_p95, hits
 from pipelines.promotion.holdout import Holdout, Seen
 from trail.features import encode
 from trail.rules import FLAG
-from trail.scan import ANOMALIES, Bool, Float32, Int64
+from trail.scan import ANOMALIES, Float32, Int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,30 +22,16 @@ class Explained:
 
     Attributes:
         errors: completeness error of each.
-        cases: those of them where some scans of the trail belong to the cause, and some do not.
-        hit: share of the cases with a scan of the cause among the topmost ones.
-        corrected: (hit - chance) / (1 - chance), chance being the share that scans picked at random
-            would reach; not a number without cases.
+        located: how often a scan of the cause is among the topmost ones.
     """
 
     errors: tuple[float, ...]
-    cases: int
-    hit: float
-    corrected: float
+    located: Hits
 
     @property
     def error_p95(self) -> float:
         """95th percentile of the completeness errors; not a number where nothing was explained."""
-        return float(np.quantile(self.errors, 0.95)) if self.errors else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A trail up to a flagged scan: features (scans, F), which are of the cause, and the type."""
-
-    features: Float32
-    cause: Bool
-    anomaly: int
+        return error_p95(self.errors)
 
 
 def explained(
@@ -68,29 +54,20 @@ def explained(
         top: scans that an explanation points to.
         seed: of the sample.
     """
-    errors, hits, chances = [], [], []
     explainer = Explainer(bundle.folder, bundle.digest)
-    for case in _cases(bundle, seen, holdout, score, most, seed):
-        found = explainer.attribute(case.features, case.anomaly)
-        errors.append(found.error)
-        cause = case.cause[-len(found.parts) :]
-        chance = _chance(len(cause), int(cause.sum()), top)
-        if 0 < chance < 1:
-            best = np.argsort(-found.parts.sum(axis=1), kind="stable")[:top]
-            hits.append(bool(cause[best].any()))
-            chances.append(chance)
-    hit, by_chance = (float(np.mean(x)) if x else math.nan for x in (hits, chances))
-    return Explained(tuple(errors), len(hits), hit, (hit - by_chance) / (1 - by_chance))
-
-
-def _chance(scans: int, of_cause: int, top: int) -> float:
-    """Chance that some scan of the cause is among `top` of the scans drawn at random."""
-    return 1 - math.comb(scans - of_cause, top) / math.comb(scans, top) if top <= scans else 1.0
+    found = [
+        (case, explainer.attribute(case.features, case.anomaly))
+        for case in _cases(bundle, seen, holdout, score, most, seed)
+    ]
+    return Explained(
+        errors=tuple(one.error for _, one in found),
+        located=hits((by_scan(case, one) for case, one in found), top),
+    )
 
 
 def _cases(
     bundle: Bundle, seen: Seen, holdout: Holdout, score: Float32, most: int, seed: int
-) -> Iterator[_Case]:
+) -> Iterator[Case]:
     """Trails up to scans that the network itself flags, and rightly; drawn at random."""
     each = max(most // len(ANOMALIES), 1)
     rng = np.random.default_rng(seed)
@@ -113,4 +90,4 @@ def _cases(
         mine = where[holdout.place[of_type]]
         for row in mine[said[mine, k]][:each].tolist():
             start = int(offsets[np.searchsorted(offsets, row, side="right") - 1])
-            yield _Case(encoded.features[start : row + 1], cause[place[start : row + 1]], k)
+            yield Case(encoded.features[start : row + 1], cause[place[start : row + 1]], k)

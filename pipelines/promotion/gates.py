@@ -258,13 +258,14 @@ def _explanations(
             "completeness", what, found.error_p95, settings.completeness, at_least=False, note=note
         )
     what = f"explanations point to the cause: hit@{top}, corrected for chance"
-    if found.cases < LEAST_CASES:
-        note = f"{found.cases} trails with a known cause, {LEAST_CASES} are needed"
+    located = found.located
+    if located.cases < LEAST_CASES:
+        note = f"{located.cases} trails with a known cause, {LEAST_CASES} are needed"
         yield _unjudged("evidence", what, settings.evidence_floor, True, note)
     else:
-        note = f"hit@{top} {found.hit:.3f} of {found.cases} trails"
+        note = f"hit@{top} {located.hit:.3f} of {located.cases} trails"
         yield _gate(
-            "evidence", what, found.corrected, settings.evidence_floor, at_least=True, note=note
+            "evidence", what, located.corrected, settings.evidence_floor, at_least=True, note=note
         )
 
 
