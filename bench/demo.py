@@ -59,6 +59,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "train.svm.components": 40,
     "train.drift.replicates": 60,
     "evaluate.bootstrap": 50,
+    "evaluate.explained": 3,
     # The gates are the product's; how much a model of a minute's training may lose is not.
     "promote.bootstrap": 50,
     "promote.least_lots": 4,

@@ -22,16 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from models import predict
+from models.calibration import Calibration
+from models.explain import Explainer
 from pipelines import params, tracking
-from pipelines.measures import blocks, curves, figures
+from pipelines.measures import blocks, curves, explanations, figures
 from pipelines.measures.card import Provenance, card
-from pipelines.measures.headline import headline, main_model, rounded
+from pipelines.measures.headline import MAIN, headline, main_model, rounded
 from pipelines.measures.report import TUNED, Operating, Tree, flags, report
 from pipelines.measures.settings import Settings
 from pipelines.measures.summary import summary
 from pipelines.measures.thresholds import choose
 from pipelines.parts import PARTS, Part, load_part
-from pipelines.progress import say
+from pipelines.progress import Progress, say
 from trail.scan import ANOMALIES
 
 Float32 = npt.NDArray[np.float32]
@@ -48,6 +50,7 @@ class Evaluated:
     metrics: Tree
     block: blocks.Block
     operating: Mapping[str, Operating]
+    deletion: Sequence[curves.Row]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,8 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("."))
     asked = parser.parse_args(argv)
-    settings = Settings.read(params.load()["evaluate"])
-    found = evaluate(asked, settings)
+    section = params.load()["evaluate"]
+    settings = Settings.read(section)
+    found = evaluate(asked, settings, explanations.wanted(section))
     digest = weights_digest(asked.weights)
     origin = Provenance(
         command=COMMAND,
@@ -74,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate(asked: argparse.Namespace, settings: Settings) -> Evaluated:
-    """Score the test split and measure each block of it."""
+def evaluate(asked: argparse.Namespace, settings: Settings, explained: int) -> Evaluated:
+    """Score the test split, measure each block of it, explain some flagged scans of each type."""
     test = load_part(asked.sequences, "test")
     say(f"evaluate: scoring {len(test):,} scans of the test split")
     scores = predict.scores(asked.weights, test)
@@ -97,7 +101,25 @@ def evaluate(asked: argparse.Namespace, settings: Settings) -> Evaluated:
     if (judged.target == 1).any():
         say(f"evaluate: analysts' verdicts, {len(judged):,} scans")
         tree["verdicts"] = report(judged, operating, settings, names)
-    return Evaluated(rounded(tree), injected, operating)
+    flagged = scores[MAIN] >= operating[MAIN].threshold
+    drawn = explanations.draw(test, flagged, answers, names, explained, settings.seed)
+    why = explain(asked.weights, drawn, settings)
+    tree["explanation"] = why.tree
+    return Evaluated(rounded(tree), injected, operating, why.curves)
+
+
+def explain(
+    weights: Path, drawn: Sequence[explanations.Drawn], settings: Settings
+) -> explanations.Measured:
+    """Explain the network's verdicts on the cases, and measure the explanations."""
+    calibration = json.loads((weights / "calibration.json").read_text())[MAIN]
+    cases = sum(len(one.cases) for one in drawn)
+    say(f"evaluate: explaining {cases} flagged scans, against each baseline")
+    explainer = Explainer(weights, weights_digest(weights))
+    with Progress("explanations", len(explanations.BASELINES) * cases, "scans") as step:
+        return explanations.measure(
+            explainer, Calibration.from_json(calibration), drawn, settings.seed, step
+        )
 
 
 def thresholds(
@@ -194,6 +216,7 @@ def _tables(found: Evaluated, settings: Settings) -> dict[str, list[curves.Row]]
         "grades": curves.grade_rows(found.metrics["injected"]),
         "ap": curves.ap_rows(found.metrics["injected"]),
         "delay": curves.delay_rows(block, flagged),
+        "explanation": list(found.deletion),
     }
 
 
@@ -214,6 +237,9 @@ def _plots(found: Evaluated, tables: Mapping[str, list[curves.Row]]) -> dict[str
         "recall": figures.recall_figure(injected, f"{title}, injected"),
         "grades": figures.grades_figure(injected),
         "delay": figures.delay_figure(tables["delay"], list(injected["operating"])),
+        "explanation": figures.explanation_figure(
+            tables["explanation"], found.metrics["explanation"]
+        ),
     }
     if natural:
         plots["recall_natural"] = figures.recall_figure(natural, f"{title}, natural")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.measures import explanations
 from pipelines.measures.headline import main_model
 from pipelines.measures.settings import Settings
 from pipelines.measures.summary import NAMES, bounds_text, gain_text
@@ -49,6 +50,7 @@ def card(metrics: Mapping[str, Any], settings: Settings, origin: Provenance) -> 
         _calibration(injected),
         _business(injected, settings),
         _position(injected),
+        *_explanation(metrics.get("explanation")),
         _limits(injected, metrics.get("natural"), main),
         _origin(origin),
     ]
@@ -321,6 +323,78 @@ def _position(injected: Block) -> str:
         "## Early in the trail\n\nMean average precision among the scans at a place in their "
         f"trail (number of scans).\n\n{_table(['model', *head], rows)}"
     )
+
+
+def _explanation(found: Mapping[str, Any] | None) -> list[str]:
+    """The section on explanations, if they were measured."""
+    if not found:
+        return []
+    top, hit = explanations.TOP, explanations.HIT
+    rows = [
+        [
+            baseline,
+            kind,
+            f"{one['cases']}",
+            f"{_number(one[hit])} ({_number(one[f'{hit}_chance'])})",
+            _number(one[f"{hit}_corrected"]),
+            _by_chance(one),
+            _number(one["deletion"]),
+            _number(one["deletion_random"]),
+            _p(one["deletion_p"]),
+            _percent(one["completeness_p95"]),
+        ]
+        for baseline, by_type in found.items()
+        for kind, one in by_type.items()
+    ]
+    head = [
+        "baseline",
+        "type",
+        "scans",
+        f"hit@{top} (chance)",
+        "corrected",
+        "localisation (chance, scans)",
+        "deletion",
+        "random",
+        "p",
+        "completeness error, P95",
+    ]
+    aims = (
+        f"They should reach: hit@{top} above {explanations.GOOD_HIT:g} when corrected, "
+        f"localisation above {explanations.GOOD_LOCALISATION:g}, deletion better than at random "
+        f"(p < {explanations.GOOD_P:g}), completeness error below "
+        f"{_percent(explanations.GOOD_COMPLETENESS, 0)}."
+    )
+    short = [
+        f"{'; '.join(missed)} (against {baseline})"
+        for baseline, by_type in found.items()
+        if (missed := explanations.short_of(by_type))
+    ]
+    return [
+        "## Explanations\n\n"
+        "Integrated Gradients of the LSTM on injected scans that it flags rightly, each with its "
+        "trail up to the scan, from as many kinds of tampering and lots as there are. The service "
+        "explains against the mean of the training scans; zeros are for comparison.\n\n"
+        f"- Hit@{top}: of the {top} features that are worth most, summed over the scans of the "
+        "trail, one reads off what the tampering changed (`pipelines/measures/causes.py`). "
+        "Corrected is the share of what chance leaves.\n"
+        "- Localisation: the scan that is worth most belongs to the cause. Trails that belong to "
+        "it as a whole, as every counterfeit's does, are not counted.\n"
+        f"- Deletion: median drop of the probability without those {top} features, which are set "
+        f"to their mean in all scans, and without {top} random ones. p by Wilcoxon's signed-rank "
+        "test, paired by scan, one-sided.\n"
+        "- Completeness error: what the parts miss of the difference to the baseline, as a share "
+        "of it.\n\n"
+        f"{_table(head, rows)}\n\n{aims} "
+        f"{'Short of that: ' + '. '.join(short) if short else 'All do'}.\n\n"
+        "![Deletion of features](plots/explanation.png)"
+    ]
+
+
+def _by_chance(one: Mapping[str, Any]) -> str:
+    if not one["localisation_cases"]:
+        return "-"
+    chance = _number(one["localisation_chance"])
+    return f"{_number(one['localisation'])} ({chance}, {one['localisation_cases']})"
 
 
 def _limits(injected: Block, natural: Block | None, main: str) -> str:

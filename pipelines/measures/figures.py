@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from pipelines.measures.confusion import COLUMNS, ROWS
 from pipelines.measures.curves import DELAY_HOURS, Row
+from pipelines.measures.explanations import BASELINES, HIT, REMOVED, TOP
 from pipelines.measures.summary import NAMES
 from trail.scan import ANOMALIES
 
@@ -201,6 +202,43 @@ def delay_figure(rows: Sequence[Row], models: Sequence[str]) -> bytes:
             axes.set_ylabel("share of trails told")
         _legend(spare, models, "At the operating thresholds")
         return _png(figure)
+
+
+def explanation_figure(rows: Sequence[Row], found: Mapping[str, Any]) -> bytes:
+    """Median probability left as features are removed, by type; `found` is `explanation` of
+    metrics.json.
+    """
+    colours = dict(zip(BASELINES, (COLOURS["lstm"], COLOURS["gbm"]), strict=True))
+    with mpl.rc_context(STYLE):
+        figure, panels, spare = _panels()
+        for kind, axes in zip(ANOMALIES, panels, strict=True):
+            for baseline, colour in colours.items():
+                mine = [r for r in rows if (r["type"], r["baseline"]) == (kind, baseline)]
+                x = [int(row["removed"]) for row in mine]
+                # The random features are the same for either baseline.
+                axes.plot(x, [row["random"] for row in mine], color=COLOURS["rules"], lw=1.7)
+                axes.plot(x, [row["first"] for row in mine], color=colour, lw=1.7, marker="o", ms=3)
+            axes.axvline(TOP, color=FAINT, lw=1, zorder=1)
+            axes.set_xticks(REMOVED)
+            axes.set(title=kind, ylim=(0, 1.03), xlabel="features removed", ylabel="probability")
+        handles = [
+            Line2D([], [], color=colour, lw=4, label=f"first, against {baseline}")
+            for baseline, colour in colours.items()
+        ]
+        handles.append(Line2D([], [], color=COLOURS["rules"], lw=4, label="random"))
+        spare.legend(handles=handles, loc="upper left", fontsize=10, labelspacing=0.7)
+        lines = [f"Hit@{TOP} corrected, localisation; {BASELINES[0]}:"]
+        for kind, one in found[BASELINES[0]].items():
+            lines.append(f"{kind} {_said(one[f'{HIT}_corrected'])}, {_said(one['localisation'])}")
+        note = "\n".join(lines)
+        spare.text(
+            0.04, 0.04, note, transform=spare.transAxes, fontsize=8.5, color="#5a5a5a", va="bottom"
+        )
+        return _png(figure)
+
+
+def _said(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _span(hours: int) -> str:

@@ -106,7 +106,8 @@ def trained(home: Path) -> Champion:
             check=True,
             capture_output=True,
         )
-        set_params(home, train__epochs=8, train__gbm__trees=60, evaluate__bootstrap=300)
+        set_params(home, train__epochs=8, train__gbm__trees=60)
+        set_params(home, evaluate__bootstrap=300, evaluate__explained=10)
     champion = Champion(home, "trailwatch")
     champion.command("pipelines.run")
     return champion
@@ -116,7 +117,8 @@ def trained_on_korea(home: Path) -> Champion:
     """The model of a simulated world over a real installation's own sites and legs."""
     project(home)
     if not FULL:
-        set_params(home, train__epochs=10, train__gbm__trees=25, evaluate__bootstrap=100)
+        set_params(home, train__epochs=10, train__gbm__trees=25)
+        set_params(home, evaluate__bootstrap=100, evaluate__explained=3)
     Champion(home, "trailwatch").command(
         "pipelines.run",
         *("--model", "korea"),

@@ -35,6 +35,7 @@ def tiny(tmp_path_factory) -> Champion:
         train__svm__scans=2000,
         train__svm__components=50,
         evaluate__bootstrap=100,
+        evaluate__explained=3,
     )
     champion = Champion(home, "trailwatch")
     champion.command("pipelines.run")

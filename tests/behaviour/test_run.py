@@ -66,6 +66,25 @@ def test_the_lstm_beats_the_rules(metrics):
     assert max(metrics["fpr_upper95"].values()) < (0.05 if FULL else 0.1)
 
 
+def test_explanations_are_told_apart_and_within_their_ranges(metrics):
+    """Not how good they are: the champion of this test has learned little."""
+    found = metrics["explanation"]
+    assert list(found) == ["mean", "zeros"]
+    for by_type in found.values():
+        assert list(by_type) == list(ANOMALIES)
+        for kind, one in by_type.items():
+            assert one["cases"] > 0
+            assert 0 <= one["hit_at_3"] <= 1 and 0 < one["hit_at_3_chance"] < 1
+            assert one["hit_at_3_corrected"] <= 1
+            # Every scan of a counterfeit belongs to the cause: there is nothing to locate.
+            assert (one["localisation"] is None) == (kind == "epcFake")
+            assert one["localisation"] is None or 0 <= one["localisation"] <= 1
+            assert -1 <= one["deletion"] <= 1 and -1 <= one["deletion_random"] <= 1
+            assert 0 <= one["deletion_p"] <= 1
+            assert one["completeness_p95"] >= 0
+    assert max(one["completeness_p95"] for one in found["mean"].values()) < 0.05
+
+
 def test_the_world_is_not_too_easy(metrics):
     assert max(metrics["map"].values()) <= 0.97
 

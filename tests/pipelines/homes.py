@@ -24,6 +24,7 @@ SMALL = {
     "train.svm.scans": 1000,
     "train.svm.components": 20,
     "evaluate.bootstrap": 20,
+    "evaluate.explained": 2,
 }
 
 

@@ -15,8 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from models import bundle, lstm
+from models.calibration import Calibration
 from pipelines import evaluate, params
+from pipelines.measures import explanations
 from pipelines.measures.summary import summary
 from pipelines.parts import Part, save_part
 from tests.pipelines.test_measures_synthetic import SUBTYPES, make
@@ -25,14 +29,15 @@ from trail.features import FEATURES
 from trail.scan import ANOMALIES
 
 ROOT = Path(__file__).parents[2]
-PNGS = ("ap", "confusion", "cost", "delay", "grades", "pr", "recall", "reliability")
-CSVS = ("ap", "confusion", "cost", "delay", "grades", "pr", "reliability")
+CSVS = ("ap", "confusion", "cost", "delay", "explanation", "grades", "pr", "reliability")
+PNGS = (*CSVS, "recall")
 
 
 def _save(folder: Path, name: str, seed: int):
     made, scores, answers = make(lots=24, items=96, seed=seed)
     columns = {field.name: getattr(made, field.name) for field in fields(Part)}
-    columns["features"] = np.zeros((len(made.lot), len(FEATURES)), np.float32)
+    rng = np.random.default_rng(seed)
+    columns["features"] = rng.random((len(made.lot), len(FEATURES)), np.float32)
     save_part(Part(**columns), folder, name)
     return len(made.lot), scores, answers
 
@@ -43,6 +48,7 @@ class Place:
 
     root: Path
     logged: list
+    digest: str
     first: Path
     second: Path
     told: str
@@ -69,16 +75,17 @@ def place(tmp_path_factory):
     (root / "weights").mkdir()
     stored = {model: dict.fromkeys(ANOMALIES, 0.4) for model in ("lstm", "gbm")}
     (root / "weights" / "thresholds.json").write_text(json.dumps(stored))
+    digest = _network(root / "weights")
     logged, told = [], io.StringIO()
     tracking = evaluate.tracking
-    section = {"evaluate": SECTION | {"bootstrap": 100}}
+    section = {"evaluate": SECTION | {"bootstrap": 100, "explained": 4}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(params, "load", lambda: section)
         patch.setattr(evaluate.predict, "scores", lambda weights, part: known[len(part)])
         patch.setattr(evaluate, "subtype_names", lambda: list(SUBTYPES))
-        patch.setattr(evaluate, "weights_digest", lambda folder: "a" * 64)
+        patch.setattr(explanations, "named", lambda name: np.arange(len(FEATURES)) < 20)
         patch.setattr(tracking, "log_evaluation", lambda *a: logged.append(a), raising=False)
-        made = Place(root, logged, root / "one", root / "two", "")
+        made = Place(root, logged, digest, root / "one", root / "two", "")
         with redirect_stdout(told):
             made.run("one")
         made.told = told.getvalue()
@@ -86,6 +93,17 @@ def place(tmp_path_factory):
         shutil.copy(made.first / evaluate.HISTORY, made.second)
         made.run("two")
         yield made
+
+
+def _network(weights: Path) -> str:
+    """A network that has learned nothing, so that there is something to explain; the digest."""
+    torch.manual_seed(0)
+    shape = lstm.Shape(len(FEATURES), hidden=4, dropout=0.0)
+    lstm.save(lstm.TrailLSTM(shape), weights / "lstm.safetensors")
+    (weights / "lstm.json").write_text(json.dumps(shape.to_json()))
+    even = Calibration(np.ones(5), np.zeros(5)).to_json()
+    (weights / "calibration.json").write_text(json.dumps({"lstm": even}))
+    return bundle.seal(weights)
 
 
 def _table(answers) -> pa.Table:
@@ -124,7 +142,7 @@ def test_everything_is_written_and_logged(place):
 def test_the_card_links_plots_that_are_there(place):
     text = (place.first / "reports" / "model_card.md").read_text()
     links = re.findall(r"\]\((.+?)\)", text)
-    assert len(links) == 9
+    assert len(links) == 10
     assert all((place.first / "reports" / link).is_file() for link in links)
     assert str(place.root) not in text
 
@@ -145,7 +163,19 @@ def test_history_grows_by_a_line_an_evaluation(place):
     metrics = json.loads((place.second / "metrics.json").read_text())
     assert float(lines[1]["map_lstm"]) == metrics["map"]["lstm"]
     assert float(lines[1]["gain_low"]) == metrics["vs_rules"]["map_gain"]["low"]
-    assert lines[0]["weights_digest"] == "a" * 12
+    assert lines[0]["weights_digest"] == place.digest[:12]
+
+
+def test_explanations_are_measured_for_every_type_and_baseline(place):
+    metrics = json.loads((place.first / "metrics.json").read_text())
+    assert list(metrics["explanation"]) == list(explanations.BASELINES)
+    for by_type in metrics["explanation"].values():
+        assert list(by_type) == list(ANOMALIES)
+        assert {one["cases"] for one in by_type.values()} == {4}
+        assert all(one["completeness_p95"] < 0.05 for one in by_type.values())
+    assert "explanations: 40/40 scans, done" in place.told
+    card = (place.first / "reports" / "model_card.md").read_text()
+    assert card.count("\n| zeros |") == len(ANOMALIES)
 
 
 def test_data_without_answers_have_no_natural_block(place):

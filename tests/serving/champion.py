@@ -55,6 +55,7 @@ def _train(home: Path) -> None:
         train__svm__scans=4000,
         train__svm__components=60,
         evaluate__bootstrap=50,
+        evaluate__explained=3,
     )
     Champion(home, "trailwatch").command("pipelines.run")
 
