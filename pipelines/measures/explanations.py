@@ -198,7 +198,8 @@ def draw(
         rng = np.random.default_rng([seed, k])
         right = rng.permutation(np.flatnonzero(ours & flagged[:, k] & (target[:, k] == 1)))
         key = part.lot[right] * len(subtypes) + part.subtype[right]
-        rows = right[np.argsort(_nth_of(key), kind="stable")][:each]
+        # Shuffled once more, or a large box would come before a single item.
+        rows = right[np.lexsort((rng.random(len(key)), _nth_of(key)))][:each]
         start = part.offsets[np.searchsorted(part.offsets, rows, side="right") - 1]
         spans = [slice(a, b + 1) for a, b in zip(start.tolist(), rows.tolist(), strict=True)]
         found.append(

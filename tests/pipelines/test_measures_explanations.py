@@ -260,6 +260,22 @@ def test_no_kind_in_a_lot_comes_twice_before_all_came_once(made):
         assert len({(crowded.lot[r], part.subtype[r]) for r in rows}) == each
 
 
+@pytest.mark.usefixtures("anything_named")
+def test_a_box_is_drawn_as_often_as_a_single_item(made):
+    part, flagged, answers = made
+    right = np.flatnonzero(flagged[:, 0] & (part.target[:, 0] == 1))
+    kind = part.subtype.copy()
+    kind[right] = np.where(np.arange(len(right)) < 12, 1, 2)
+    # Twelve scans of one kind, each in a lot of its own, and one lot with all others.
+    lot = part.lot.copy()
+    lot[right] = np.where(np.arange(len(right)) < 12, np.arange(len(right)) + 10_000, 9_999)
+    mixed = replace(part, subtype=kind, lot=lot)
+    box = set(right[12:].tolist())
+    assert len(box) > 24
+    drawn = [rows_of(draw(mixed, flagged, answers, MADE, 1, seed))[0][0] for seed in range(150)]
+    assert np.mean([row in box for row in drawn]) == pytest.approx(1 / 13, abs=0.06)
+
+
 def test_pairs_are_tested_one_sided():
     assert math.isnan(paired_p(np.empty(0)))
     assert paired_p(np.zeros(9)) == 1
