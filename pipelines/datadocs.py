@@ -26,10 +26,10 @@ _FOREIGN: Final = re.compile(
 _BODY: Final = re.compile(r"<body[^>]*>")
 _CLOCK: Final = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")
 _STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 } a { color: #0b57a4 }
 th, td { border-bottom: 1px solid #ccc; padding: .3rem .6rem }
-th, td { text-align: left; vertical-align: top }
+th, td { text-align: left; vertical-align: top; overflow-wrap: anywhere }
 .met, .text-success { color: #1a7f37 } .warning, .text-warning { color: #9a6700; font-weight: 600 }
 .failed, .text-danger { color: #b42318; font-weight: 600 }
 .fa-check-circle::before { content: "met" } .fa-times::before { content: "not met" }

@@ -110,8 +110,8 @@ class Plan:
         cause: scans that stay as they are and belong to the cause.
         known: "all" cause scans, only the "last" (the second of a pair), or "never".
         known_from_us: with "all": only scans from then.
-        told_by: a scan that stays as it is, and with which the cause does not go together. To an item
-            that was not read there it happens, too, and nobody has to know.
+        told_by: a scan that stays as it is, with which the cause cannot be. To an item that was not
+            read there it happens, too, and nobody has to know.
         blur: bits on the cause scans.
         blur_next: bits on the next scan after the cause; with `blur_rest` on all after its first.
         blur_rest: see `blur_next`.
