@@ -112,7 +112,9 @@ class Plan:
         known_from_us: with "all": only scans from then.
         told_by: a scan that stays as it is, with which the cause cannot be. To an item that was not
             read there it happens, too, and nobody has to know.
-        blur: bits on the cause scans.
+        within_us: known only where the cause is recorded so soon after the scan before it, which
+            errors of clocks may prevent; 0 is no matter.
+        blur: bits on the cause scans; that of the order on the scan of `told_by`, too.
         blur_next: bits on the next scan after the cause; with `blur_rest` on all after its first.
         blur_rest: see `blur_next`.
         forge: makes the code of a counterfeit; its trail is `add`, the genuine one stays.
@@ -129,6 +131,7 @@ class Plan:
     known: str = "all"
     known_from_us: int | None = None
     told_by: Key | None = None
+    within_us: int = 0
     blur: int = 0
     blur_next: int = 0
     blur_rest: bool = False

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trail.scan import Float64, Op, Scans
-from world.case import Case, Key, LotView, Plan
+from world.case import ORDER, Case, Key, LotView, Plan
 from world.estimate import RARE, WEEK_H, Estimate, hour_of_week
 from world.streams import stream
 from world.subtypes import SUBTYPES
@@ -79,6 +79,7 @@ class Mark:
     cause: bool = False
     known: bool = False
     of_pair: bool = False
+    within_us: int = 0
     synthetic: bool = False
     blur: int = 0
 
@@ -381,12 +382,14 @@ def _mark(plan: Plan, subtype: int, lines: list[_Line]) -> None:
     for line in lines:
         mark = line.mark
         if mark is not None and mark.cause:
-            mark.subtype, mark.blur = subtype, plan.blur
+            mark.subtype, mark.blur, mark.within_us = subtype, plan.blur, plan.within_us
             mark.of_pair = plan.known == "last"
             late = plan.known_from_us is None or line.key[0] >= plan.known_from_us
             mark.known = plan.known == "all" and late and told
             since_cause = begun = True
             continue
+        if line.key == plan.told_by and plan.blur & ORDER:
+            line.mark = Mark(subtype, blur=ORDER)
         if plan.blur_next and (since_cause or (begun and plan.blur_rest)):
             line.mark = Mark(subtype, blur=plan.blur_next)
         since_cause = False

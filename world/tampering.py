@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Final
 
@@ -193,8 +193,8 @@ def _marks(n: int, order: npt.NDArray[np.intp], edit: Edit) -> Marks:
     marks = _columns([], n)
     at = order[np.array(list(edit.marked), dtype=np.int64)]
     some = _columns(list(edit.marked.values()), 0)
-    for name in ("subtype", "cause", "known", "of_pair", "synthetic", "blur"):
-        getattr(marks, name)[at] = getattr(some, name)
+    for f in fields(Marks):
+        getattr(marks, f.name)[at] = getattr(some, f.name)
     return marks
 
 
@@ -211,6 +211,7 @@ def _columns(marks: Sequence[Mark], blank: int) -> Marks:
         column("cause", np.bool_, 0),
         column("known", np.bool_, 0),
         column("of_pair", np.bool_, 0),
+        column("within_us", np.int64, 0),
         column("synthetic", np.bool_, 0),
         column("blur", np.uint8, 0),
     )
@@ -220,8 +221,8 @@ def _join(marks: Marks, more: Sequence[Mark]) -> Marks:
     added = _columns(more, 0)
     return Marks(
         **{
-            name: np.concatenate([getattr(marks, name), getattr(added, name)])
-            for name in ("subtype", "cause", "known", "of_pair", "synthetic", "blur")
+            f.name: np.concatenate([getattr(marks, f.name), getattr(added, f.name)])
+            for f in fields(Marks)
         }
     )
 

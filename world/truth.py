@@ -59,6 +59,7 @@ class Marks:
         cause: bool (n,).
         known: bool (n,), a cause scan from which it can be known.
         of_pair: bool (n,), known at the later scan of the cause only.
+        within_us: int64 (n,), known only so soon after the trail's scan before; 0 is no matter.
         synthetic: bool (n,).
         blur: uint8 (n,).
     """
@@ -67,6 +68,7 @@ class Marks:
     cause: Bool
     known: Bool
     of_pair: Bool
+    within_us: Int64
     synthetic: Bool
     blur: UInt8
 
@@ -93,7 +95,7 @@ def settle(
         grade_of: grade of each subtype.
         control_of: bool, of each subtype.
     """
-    known = marks.known.copy()
+    known = marks.known & _soon(marks.within_us, epc, time)
     pair = np.flatnonzero(marks.of_pair & marks.cause)
     known[_last_of_each(epc[pair], time[pair], pair)] = True
     evidence = np.zeros(len(epc), dtype=bool)
@@ -111,6 +113,20 @@ def settle(
         synthetic=marks.synthetic,
         blur=marks.blur,
     )
+
+
+def _soon(within_us: Int64, epc: Int32, time: Int64) -> Bool:
+    """Which scans follow the one before them in their trail within so many microseconds, or need
+    not, bool (n,).
+    """
+    soon = np.ones(len(epc), dtype=bool)
+    limited = np.unique(epc[within_us > 0])
+    at = np.flatnonzero(np.isin(epc, limited)) if len(limited) else limited
+    at = at[np.lexsort((time[at], epc[at]))]
+    gap = np.diff(time[at], prepend=0)
+    gap[np.flatnonzero(np.diff(epc[at], prepend=-1))] = np.iinfo(np.int64).max
+    soon[at] = (within_us[at] == 0) | (gap <= within_us[at])
+    return soon
 
 
 def _last_of_each(epc: Int32, time: Int64, position: npt.NDArray[np.intp]) -> Int64:

@@ -146,21 +146,22 @@ def by_hand(up: Platform, *words: str) -> str:
     return done.stdout
 
 
-def tasks(client: httpx.Client, run: str) -> dict[str, str]:
-    """State of each task of a run of `retrain`."""
-    answer = client.get(f"/api/v2/dags/retrain/dagRuns/{run}/taskInstances")
+def tasks(client: httpx.Client, run: str, dag: str = "retrain") -> dict[str, str]:
+    """State of each task of a run."""
+    answer = client.get(f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances")
     assert answer.status_code == 200, answer.text
     return {one["task_id"]: str(one["state"]) for one in answer.json()["task_instances"]}
 
 
-def log_of(up: Platform, run: str, task: str) -> str:
-    """What all attempts of a task of `retrain` said."""
-    logs = up.settings.folder / "airflow" / "logs" / "dag_id=retrain" / f"run_id={run}"
+def log_of(up: Platform, run: str, task: str, dag: str = "retrain") -> str:
+    """What all attempts of a task said."""
+    logs = up.settings.folder / "airflow" / "logs" / f"dag_id={dag}" / f"run_id={run}"
     return "\n".join(path.read_text() for path in sorted(logs.glob(f"task_id={task}/*.log")))
 
 
-def troubles(client: httpx.Client, run: str, up: Platform) -> str:
+def troubles(client: httpx.Client, run: str, up: Platform, dag: str = "retrain") -> str:
     """States of a run's tasks, and the end of the logs of those that failed."""
-    told = tasks(client, run)
+    told = tasks(client, run, dag)
     bad = [name for name, state in told.items() if state in ("failed", "up_for_retry")]
-    return "\n".join([str(told), *(f"{name}:\n{log_of(up, run, name)[-3000:]}" for name in bad)])
+    logs = (f"{name}:\n{log_of(up, run, name, dag)[-3000:]}" for name in bad)
+    return "\n".join([str(told), *logs])

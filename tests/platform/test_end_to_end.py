@@ -205,6 +205,27 @@ def test_what_a_person_rejects_is_refused_and_written_down(up, airflow):
     assert "waiting" in waiting and "rejected" in last and "asked by run rejected" in last
 
 
+@pytest.mark.parametrize(
+    ("dag", "conf", "last"),
+    [
+        ("report", {"days": 7}, "report"),
+        ("backfill", {"as_of": "2025-07-01", "epochs": 1}, "compare"),
+        ("sweep", {"trials": 2, "epochs": 1}, "publish"),
+    ],
+)
+def test_the_other_dags_run_to_their_end(home, up, airflow, tmp_path, dag, conf, last):
+    before = champion(up)["version"]
+    with up.serving() as serving:  # a report needs something to report on
+        until(lambda: judge(serving) == f"trailwatch {before}", 180, "the champion serves")
+        assert serving.post("/score", json={"data": unseen(home, tmp_path)}).status_code == 200
+    assert trigger(airflow, dag, "once", **conf) == 200
+    ended = lambda: states(airflow, dag)["once"] in ("success", "failed")  # noqa: E731
+    until(ended, PATIENCE_S, f"{dag} ends")
+    assert states(airflow, dag)["once"] == "success", troubles(airflow, "once", up, dag)
+    assert tasks(airflow, "once", dag)[last] == "success"
+    assert champion(up)["version"] == before
+
+
 def test_a_rollback_by_hand_is_followed_by_the_service(up):
     with up.serving() as serving:
         until(lambda: judge(serving) == "trailwatch 3", 180, "the approved champion serves")

@@ -352,6 +352,27 @@ def test_jumps_are_as_fast_as_their_subtype_says():
     assert unread > 0
 
 
+def test_a_jump_that_clocks_hide_is_not_known():
+    scans, sites = honest()
+    typical_h = estimate(scans, sites, sorted_order(scans)).typical_h
+    after = tampered("jump_minute", "box", noise=Noise(skew_sd_s=300.0))
+    hidden = 0
+    for mine in trails(after):
+        cause = np.flatnonzero(after.truth.cause[mine])
+        assert len(cause) == 1
+        into, out = mine[cause[0]], mine[cause[0] - 1]
+        if after.truth.evidence[into]:
+            hours = (after.scans.time_us[into] - after.scans.time_us[out]) / HOUR_US
+            usual_h = typical_h[after.scans.site[out], after.scans.site[into]]
+            assert cause[0] > 0 and 0 <= hours <= 0.6 * usual_h
+        else:
+            hidden += 1
+        # Where the departure is recorded after the arrival, its order is wrong, and no surprise.
+        left = mine[after.scans.op[mine] == after.scans.op[into] - 1]
+        assert all(after.truth.blur[i] & (1 << Anomaly.ORDER) for i in left[:1])
+    assert hidden > 0
+
+
 def test_whole_boxes_are_tampered_with_together():
     scans, _ = honest()
     for name in ("order_left_before_arrival", "jump_route_share", "jump_plausible"):
