@@ -72,10 +72,12 @@ HARD: Final = frozenset(
         Reason.PRODUCT,
         Reason.SAME_SECOND,
         Reason.SECOND_SALE,
+        Reason.WRONG_SITE,
         Reason.IMPOSSIBLE,
     }
 )
-"""Reasons that no model may overrule: a format, a register, one object in two places, physics."""
+"""Reasons that no model may overrule: a format, a register (of companies, products, or sites), one
+object in two places, physics."""
 _IS_HARD: Final[Bool] = np.isin(np.arange(max(Reason) + 1), [int(r) for r in HARD])
 
 

@@ -5,6 +5,9 @@ import pyarrow as pa
 import pytest
 
 from tests.world.small import LOTS, SHARED, honest, scans_of, world
+from trail.facts import Context
+from trail.features import encode
+from trail.registry import Registry
 from trail.scan import DAY_US, EXPORT_COLUMNS, HOUR_US, OP_DIRECTION, SITE_TIER_OF_OP, Op
 from world.__main__ import read_sites, write
 from world.legs import tier_of_name
@@ -188,6 +191,15 @@ def test_in_w6_a_site_closes_and_stays_grow():
     assert len(closed) > 20 and sold_later > 100
     returned = 0.02 * len(closed)
     assert (closed.time_us > late_us).sum() <= returned + 2
+
+
+@pytest.mark.parametrize("held_out", [None, "W1", "W2", "W3", "W5", "W6", "W8"])
+def test_no_honest_scan_has_a_reason_that_outranks_the_model(held_out):
+    made = world(held_out=held_out)
+    registry = Registry.of(*(made.registry[c].to_pylist() for c in made.registry.column_names))
+    scans = scans_of(made.scans, made.network.sites)
+    found = encode(scans, Context(made.network.sites, None, registry)).findings
+    assert found.reason.any() and not found.hard.any()
 
 
 def test_noise_times_two_and_a_half_misses_more_scans():
