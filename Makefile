@@ -29,8 +29,9 @@ export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
-# Test processes side by side; of the service only where it is given.
-WORKERS ?= 2
+# Test processes side by side: three keep two cores busy, as many tests wait for a server. Of the
+# service only where it is given.
+WORKERS ?= 3
 chosen = $(if $(TRAILWATCH_FULL),,-m "not full")
 
 .PHONY: help

@@ -171,10 +171,25 @@ class Stack:
         return np.asarray(1 / (1 + np.exp(-np.clip(z, -60, 60))), np.float32)
 
 
-def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:
-    """One world, tampered with and scored by every model."""
+@dataclass(frozen=True)
+class Seen:
+    """A world, tampered with, as the default run's network sees it: features, and the truth."""
+
+    encoded: Encoded
+    part: blocks.Part
+
+
+def world_seen(name: str, seed: int, scans: int, weights: Path) -> Seen:
+    """One world of a kind, tampered with and encoded.
+
+    Args:
+        name: one of `WORLDS`.
+        seed: of everything.
+        scans: about how many.
+        weights: folder of the trained models, for the network that they learned.
+    """
     held_out = None if name in ("base", "W7") else name
-    world = simulate(Options(seed=seed, scans=asked.scans, natural_share=0.0, held_out=held_out))
+    world = simulate(Options(seed=seed, scans=scans, natural_share=0.0, held_out=held_out))
     sites, registry = _masters(world)
     intake = to_scans(world.scans, sites)
     subtypes = UNSEEN if name == "W7" else SEEN
@@ -183,16 +198,21 @@ def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:
         intake.scans, intake.sites, share=SHARE, seed=seed, subtypes=subtypes, scope=scope
     )
     # The sites of another country bear numbers that the network knows as other places.
-    learned = json.loads((asked.weights / "network.json").read_text())
+    learned = json.loads((weights / "network.json").read_text())
     network = None if name == "W3" else Network.from_json(learned)
     encoded = encode(done.scans, Context(intake.sites, network, registry))
-    logits = predict.logits(asked.weights, encoded)
+    return Seen(encoded, _part(encoded, done.truth, targets(done.scans, done.truth)))
+
+
+def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:
+    """One world, scored by every model."""
+    seen = world_seen(name, seed, asked.scans, asked.weights)
+    logits = predict.logits(asked.weights, seen.encoded)
     calibration = json.loads((asked.weights / "calibration.json").read_text())
-    scores = {"rules": encoded.rules / np.float32(100)}
+    scores = {"rules": seen.encoded.rules / np.float32(100)}
     scores |= {m: Calibration.from_json(calibration[m])(z) for m, z in logits.items()}
     scores["stack"] = stack(logits)
-    part = _part(encoded, done.truth, targets(done.scans, done.truth))
-    return blocks.injected(part, scores, None)
+    return blocks.injected(seen.part, scores, None)
 
 
 def _masters(world: World) -> tuple[Sites, Registry]:

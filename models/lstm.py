@@ -1,11 +1,13 @@
 """The network: two stacked LSTM layers, dropout, and a linear layer to the five anomalies.
 
 It is causal and many-to-many: the logits at a scan depend on the trail up to that scan only, so
-training on whole trails equals training on the last scan of every prefix.
+training on whole trails equals training on the last scan of every prefix. With attention each scan
+also sees a weighted mean of the hidden states so far.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ class Shape:
         layers: stacked layers.
         dropout: share of activations dropped in training.
         length: scans that a verdict looks back on, this one included.
+        attention: whether the head also sees a weighted mean of the hidden states so far.
     """
 
     inputs: int
@@ -37,6 +40,7 @@ class Shape:
     layers: int = 2
     dropout: float = 0.2
     length: int = 20
+    attention: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -64,14 +68,41 @@ class TrailLSTM(nn.Module):
             batch_first=True,
         )
         self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(shape.hidden, len(ANOMALIES))
+        seen = shape.hidden
+        if shape.attention:
+            self.query = nn.Linear(shape.hidden, shape.hidden, bias=False)
+            seen *= 2
+        self.head = nn.Linear(seen, len(ANOMALIES))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Logits (batch, time, 5) of raw features (batch, time, F), trails padded on the right."""
-        standard = ((features - self.mean) / self.scale).clamp(-8.0, 8.0)
-        hidden, _ = self.lstm(standard)
+        hidden = self._hidden(features)
+        if self.shape.attention:
+            hidden = torch.cat([hidden, self._weights(hidden) @ hidden], dim=-1)
         logits: torch.Tensor = self.head(self.dropout(hidden))
         return logits
+
+    def attention(self, features: torch.Tensor) -> torch.Tensor:
+        """How much each scan (row) looks at each scan up to it, (batch, time, time), rows sum to 1.
+
+        Raises:
+            ValueError: the network has no attention.
+        """
+        if not self.shape.attention:
+            raise ValueError("this network was trained without attention")
+        return self._weights(self._hidden(features))
+
+    def _hidden(self, features: torch.Tensor) -> torch.Tensor:
+        standard = ((features - self.mean) / self.scale).clamp(-8.0, 8.0)
+        hidden: torch.Tensor = self.lstm(standard)[0]
+        return hidden
+
+    def _weights(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scaled dot products, masked before the softmax: nothing later, so no padding, counts."""
+        product = self.query(hidden) @ hidden.transpose(1, 2) / math.sqrt(self.shape.hidden)
+        step = torch.arange(hidden.shape[1], device=hidden.device)
+        later = step[None, :] > step[:, None]
+        return torch.softmax(product.masked_fill(later, -torch.inf), dim=-1)
 
 
 def standardisation(features: Float32) -> tuple[Float32, Float32]:

@@ -85,6 +85,7 @@ def fit(
         layers=int(settings["layers"]),
         dropout=float(settings["dropout"]),
         length=int(settings["length"]),
+        attention=bool(settings.get("attention", False)),
     )
     network = lstm.TrailLSTM(shape, *lstm.standardisation(learned.features)).to(device)
     optimiser = torch.optim.AdamW(

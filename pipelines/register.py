@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from models import bundle, lstm, onnx
+from models import bundle
 from models.registry import CHALLENGER as CHALLENGER
 from models.registry import CHAMPION as CHAMPION
 from models.registry import DIGEST_TAG, INSIDE
@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def assemble(weights: Path, out: Path) -> str:
     """Weights, ONNX export and provenance in one sealed folder; returns its digest."""
+    # Who only asks the registry need not wait for torch.
+    from models import lstm, onnx
+
     trained = bundle.verify(weights)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(weights, out)

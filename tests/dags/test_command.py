@@ -117,7 +117,7 @@ def test_a_stopped_task_leaves_no_process(task, tmp_path):
 
 
 def _goes(pid: int, within_s: float = 10.0) -> bool:
-    """It ends soon after its signal; in a container without an init, a child may stay as a zombie."""
+    """It ends soon after its signal; without an init, a child may stay as a zombie."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:

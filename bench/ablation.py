@@ -1,0 +1,290 @@
+"""What each part of the detector is worth: the network trained again without it, or with another.
+
+`python -m bench.ablation` trains a variant at a time on the training part of the default run,
+scores worlds that nothing else uses, and writes a Markdown page. With `--keep FILE` a broken run
+goes on where it stopped. Differences to the network as it is are paired by lot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from bench.card import WORLDS as CARD_WORLDS
+from bench.card import Seen, together, world_seen
+from models import windows
+from models.lstm import TrailLSTM
+from pipelines import fitting, params
+from pipelines.measures import blocks
+from pipelines.measures.blocks import Block
+from pipelines.measures.bootstrap import ap_replicates, interval, macro
+from pipelines.measures.lots import resample
+from pipelines.measures.ranking import average_precision
+from pipelines.parts import Part, load_part
+from pipelines.progress import Progress, say
+from trail.features import CONTEXT_OF, FEATURES
+from trail.scan import ANOMALIES, Float32
+
+FIRST_SEED: Final = 6000
+"""Seeds of the worlds begin here; the benchmark card's are others."""
+BASE: Final = "base"
+AS_IT_IS: Final = "as it is"
+REPLICATES: Final = 1000
+NOISE: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change.
+
+    Attributes:
+        settings: entries of section `train` of params.yaml that differ.
+        learned: what becomes of the training part.
+        without: context whose features are blank, in training and afterwards; "" none.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    learned: Callable[[Part, int], Part] | None = None
+    without: str = ""
+
+
+def of_lots(share: float) -> Callable[[Part, int], Part]:
+    """Some of the training lots."""
+
+    def chosen(part: Part, _once: int) -> Part:
+        lots = np.unique(part.lot)
+        rng = np.random.default_rng(5)
+        kept = rng.permutation(lots)[: max(1, round(share * len(lots)))]
+        return _trails(part, np.isin(part.lot[part.offsets[:-1]], kept))
+
+    return chosen
+
+
+def seen_once(part: Part, once: int) -> Part:
+    """Only the scans that were seen in their whole context."""
+    return _trails(part, part.offsets[:-1] < once)
+
+
+def flipped(part: Part, _once: int) -> Part:
+    """Each label is wrong with a chance of 5 %."""
+    wrong = np.random.default_rng(6).random(part.target.shape) < NOISE
+    return replace(part, target=np.where(wrong & (part.target >= 0), 1 - part.target, part.target))
+
+
+def mistaken(part: Part, _once: int) -> Part:
+    """A twentieth of the anomalous labels is cleared, and as many honest ones are anomalous."""
+    rng, target = np.random.default_rng(7), part.target.copy()
+    for k in range(len(ANOMALIES)):
+        bad, good = np.flatnonzero(part.target[:, k] == 1), np.flatnonzero(part.target[:, k] == 0)
+        wrong = round(NOISE * len(bad))
+        target[rng.choice(bad, wrong, replace=False), k] = 0
+        target[rng.choice(good, wrong, replace=False), k] = 1
+    return replace(part, target=target)
+
+
+VARIANTS: Final[dict[str, Variant]] = {
+    AS_IT_IS: Variant(),
+    "another seed": Variant({"seed": 1013}),
+    "looks back on 5 scans": Variant({"length": 5}),
+    "looks back on 10 scans": Variant({"length": 10}),
+    "looks back on 15 scans": Variant({"length": 15}),
+    "48 hidden units": Variant({"hidden": 48}),
+    "128 hidden units": Variant({"hidden": 128}),
+    "one layer": Variant({"layers": 1}),
+    "attention": Variant({"attention": True}),
+    "focal loss": Variant({"loss": "focal"}),
+    "no dropout": Variant({"dropout": 0.0}),
+    "no running average": Variant({"average": 0.0}),
+    "without box and lot": Variant(without="box and lot"),
+    "without the network": Variant(without="network"),
+    "without the code": Variant(without="code"),
+    "without the rules": Variant(without="rules"),
+    "no scan without its context": Variant(learned=seen_once),
+    "half of the lots": Variant(learned=of_lots(0.5)),
+    "a quarter of the lots": Variant(learned=of_lots(0.25)),
+    "5 % of labelled anomalies wrong": Variant(learned=mistaken),
+    "5 % of all labels flipped": Variant(learned=flipped),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is asked for, and write the page; returns an exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.ablation", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("models/weights"))
+    parser.add_argument("--sequences", type=Path, default=Path("work/sequences"))
+    parser.add_argument("--scans", type=int, default=400_000, help="of one world")
+    parser.add_argument("--seeds", type=int, default=2, help="worlds of the default kind")
+    parser.add_argument("--worlds", nargs="*", default=["W2", "W3", "W4", "W5"], help="one of each")
+    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, []], help="default all")
+    parser.add_argument("--keep", type=Path, help="a file of results, read and added to")
+    parser.add_argument("--out", type=Path, default=Path("docs/ablations.md"))
+    asked = parser.parse_args(argv)
+    if not (asked.weights / "digest.json").is_file():
+        print(f"ablation: {asked.weights} holds no model; run `make run`", file=sys.stderr)
+        return 2
+    unknown = set(asked.worlds) - set(CARD_WORLDS)
+    if unknown:
+        parser.error(f"--worlds {' '.join(sorted(unknown))}; there are {', '.join(CARD_WORLDS)}")
+    said = sys.argv[1:] if argv is None else argv
+    found = dict(results(asked))
+    asked.out.write_text(page(found, " ".join(["python -m bench.ablation", *said])) + "\n")
+    say(f"ablation: {asked.out}")
+    return 0
+
+
+Figures = dict[str, dict[str, Any]]
+"""Of each world: AP by type, and the replicates of their mean."""
+
+
+def results(asked: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
+    """Each variant's figures, kept or computed."""
+    wanted = [name for name in VARIANTS if not asked.only or name in asked.only]
+    key = [asked.scans, asked.seeds, *asked.worlds]
+    kept: dict[str, Figures] = {}
+    if asked.keep is not None and asked.keep.exists():
+        for line in asked.keep.read_text().splitlines():
+            how, name, figures = json.loads(line)
+            if how == key:
+                kept[name] = figures
+    missing = [name for name in wanted if name not in kept]
+    worlds = _worlds(asked) if missing else {}
+    for name in wanted:
+        if name in missing:
+            kept[name] = _tried(name, asked, worlds)
+            if asked.keep is not None:
+                with asked.keep.open("a") as file:
+                    file.write(json.dumps([key, name, kept[name]]) + "\n")
+        yield name, kept[name]
+
+
+def _worlds(asked: argparse.Namespace) -> dict[str, list[Seen]]:
+    """Worlds as the network of the default run sees them."""
+    seeds = {BASE: asked.seeds, **dict.fromkeys(asked.worlds, 1)}
+    made: dict[str, list[Seen]] = {}
+    with Progress("worlds", sum(seeds.values()), "worlds") as step:
+        for name, count in seeds.items():
+            made[name] = []
+            for seed in range(count):
+                made[name].append(world_seen(name, FIRST_SEED + seed, asked.scans, asked.weights))
+                step(1, name)
+    return made
+
+
+def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]]) -> Figures:
+    """Train one variant and measure it in every world."""
+    variant = VARIANTS[name]
+    settings = {**params.load()["train"], **variant.settings}
+    learned, held = (load_part(asked.sequences, part) for part in ("train", "validation"))
+    if variant.learned is not None:
+        rows = pa.parquet.read_metadata(asked.sequences.parent / "labelled" / "train.parquet")
+        learned = variant.learned(learned, rows.num_rows)
+    learned, held = (
+        replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
+    )
+    say(f"{name}: {len(learned):,} scans to learn from")
+    with tempfile.TemporaryDirectory() as checkpoints:
+        fitted = fitting.fit(learned, held, settings, Path(checkpoints) / "c", lambda *_: None)
+    return {
+        world: _measured(
+            together([_scored(seen, fitted.network, variant.without) for seen in several])
+        )
+        for world, several in worlds.items()
+    }
+
+
+def _scored(seen: Seen, network: TrailLSTM, without: str) -> Block:
+    def forward(batch: Float32) -> Float32:
+        with torch.inference_mode():
+            return np.asarray(network(torch.from_numpy(batch)).numpy())
+
+    features = _blank(seen.encoded.features, without)
+    logits = windows.run(features, seen.encoded.offsets, network.shape.length, forward)
+    return blocks.injected(seen.part, {"lstm": logits}, None)
+
+
+def _measured(block: Block) -> dict[str, Any]:
+    draws = resample(block.lot, REPLICATES, seed=17)
+    ap, replicates = {}, []
+    for k, kind in enumerate(ANOMALIES):
+        counted = block.target[:, k] >= 0
+        positive, score = block.target[counted, k] == 1, block.scores["lstm"][counted, k]
+        ap[kind] = average_precision(score, positive)
+        replicates.append(ap_replicates(score, positive, draws, draws.code[counted]))
+    return {"ap": ap, "map": macro(replicates).round(5).tolist()}
+
+
+def _trails(part: Part, kept: npt.NDArray[np.bool_]) -> Part:
+    """Some trails of a part, as far as training looks at them."""
+    size = np.diff(part.offsets)
+    rows = np.repeat(kept, size)
+    offsets = np.concatenate([[0], np.cumsum(size[kept])]).astype(np.int64)
+    chosen = {name: getattr(part, name)[rows] for name in ("features", "target", "lot")}
+    return replace(part, offsets=offsets, **chosen)
+
+
+def _blank(features: Float32, context: str) -> Float32:
+    """The features with those of a context set to 0."""
+    columns = [i for i, name in enumerate(FEATURES) if CONTEXT_OF[name] == context]
+    if not columns:
+        return features
+    features = features.copy()
+    features[:, columns] = 0
+    return features
+
+
+def page(found: Mapping[str, Figures], command: str) -> str:
+    """The results as Markdown."""
+    as_it_is = found[AS_IT_IS]
+    worlds = list(as_it_is)
+    lines = [
+        "# What each part is worth",
+        f"Written by `{command}`: the network trained again with one thing changed, on the "
+        "training part of the default run, and asked about worlds that nothing else uses. Macro "
+        "average precision of the injected block; differences to the network as it is with 95 % "
+        "intervals, paired by lot. Worlds as in [the benchmark card](benchmark-card.md). One "
+        "training of each: *another seed* shows what chance alone does.",
+        "\n".join(
+            [
+                f"| variant | {' | '.join(ANOMALIES)} | macro AP, base | difference "
+                f"| {' | '.join(worlds[1:])} |",
+                "|---" * (len(ANOMALIES) + 3 + len(worlds) - 1) + "|",
+                *(_row(name, figures, as_it_is) for name, figures in found.items()),
+            ]
+        ),
+        "The last columns are differences of macro AP to the network as it is in that world.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _row(name: str, figures: Figures, as_it_is: Figures) -> str:
+    cells = [f"{figures[BASE]['ap'][kind]:.3f}" for kind in ANOMALIES]
+    cells.append(f"{_mean(figures[BASE]):.3f}")
+    for world in figures:
+        if name == AS_IT_IS:
+            cells.append("" if world == BASE else f"{_mean(figures[world]):.3f}")
+            continue
+        drawn = np.array(figures[world]["map"]) - np.array(as_it_is[world]["map"])
+        one = interval(_mean(figures[world]) - _mean(as_it_is[world]), drawn)
+        bounds = f" [{one.low:+.3f}, {one.high:+.3f}]" if world == BASE else ""
+        cells.append(f"{one.mid:+.3f}{bounds}")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _mean(figures: Mapping[str, Any]) -> float:
+    return float(np.mean(list(figures["ap"].values())))
+
+
+if __name__ == "__main__":
+    pa.set_cpu_count(1)
+    sys.exit(main())
