@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from bench.card import WORLDS as CARD_WORLDS
@@ -42,6 +43,7 @@ BASE: Final = "base"
 AS_IT_IS: Final = "as it is"
 REPLICATES: Final = 1000
 NOISE: Final = 0.05
+MORE_SEED: Final = 7000
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,14 @@ class Variant:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    learned: Callable[[Part, int], Part] | None = None
+    learned: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     without: str = ""
 
 
-def of_lots(share: float) -> Callable[[Part, int], Part]:
+def of_lots(share: float) -> Callable[[Part, argparse.Namespace], Part]:
     """Some of the training lots."""
 
-    def chosen(part: Part, _once: int) -> Part:
+    def chosen(part: Part, _: argparse.Namespace) -> Part:
         lots = np.unique(part.lot)
         rng = np.random.default_rng(5)
         kept = rng.permutation(lots)[: max(1, round(share * len(lots)))]
@@ -71,18 +73,31 @@ def of_lots(share: float) -> Callable[[Part, int], Part]:
     return chosen
 
 
-def seen_once(part: Part, once: int) -> Part:
-    """Only the scans that were seen in their whole context."""
-    return _trails(part, part.offsets[:-1] < once)
+def twice_the_scans(part: Part, asked: argparse.Namespace) -> Part:
+    """As many scans of another world besides."""
+    share = params.load()["label"]["share_train"]
+    more = world_seen(BASE, MORE_SEED, len(part), asked.weights, share)
+    return replace(
+        part,
+        features=np.concatenate([part.features, more.encoded.features]),
+        target=np.concatenate([part.target, more.part.target]),
+        offsets=np.concatenate([part.offsets, part.offsets[-1] + more.encoded.offsets[1:]]),
+    )
 
 
-def flipped(part: Part, _once: int) -> Part:
+def seen_once(part: Part, asked: argparse.Namespace) -> Part:
+    """Only the scans that were seen in their whole context; they come first."""
+    labelled = asked.sequences.parent / "labelled" / "train.parquet"
+    return _trails(part, part.offsets[:-1] < pq.read_metadata(labelled).num_rows)
+
+
+def flipped(part: Part, _: argparse.Namespace) -> Part:
     """Each label is wrong with a chance of 5 %."""
     wrong = np.random.default_rng(6).random(part.target.shape) < NOISE
     return replace(part, target=np.where(wrong & (part.target >= 0), 1 - part.target, part.target))
 
 
-def mistaken(part: Part, _once: int) -> Part:
+def mistaken(part: Part, _: argparse.Namespace) -> Part:
     """A twentieth of the anomalous labels is cleared, and as many honest ones are anomalous."""
     rng, target = np.random.default_rng(7), part.target.copy()
     for k in range(len(ANOMALIES)):
@@ -111,6 +126,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     "without the code": Variant(without="code"),
     "without the rules": Variant(without="rules"),
     "no scan without its context": Variant(learned=seen_once),
+    "twice the scans": Variant(learned=twice_the_scans),
     "half of the lots": Variant(learned=of_lots(0.5)),
     "a quarter of the lots": Variant(learned=of_lots(0.25)),
     "5 % of labelled anomalies wrong": Variant(learned=mistaken),
@@ -186,9 +202,7 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
     variant = VARIANTS[name]
     settings = {**params.load()["train"], **variant.settings}
     learned, held = (load_part(asked.sequences, part) for part in ("train", "validation"))
-    if variant.learned is not None:
-        rows = pa.parquet.read_metadata(asked.sequences.parent / "labelled" / "train.parquet")
-        learned = variant.learned(learned, rows.num_rows)
+    learned = variant.learned(learned, asked)
     learned, held = (
         replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
     )

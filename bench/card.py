@@ -179,7 +179,7 @@ class Seen:
     part: blocks.Part
 
 
-def world_seen(name: str, seed: int, scans: int, weights: Path) -> Seen:
+def world_seen(name: str, seed: int, scans: int, weights: Path, share: float = SHARE) -> Seen:
     """One world of a kind, tampered with and encoded.
 
     Args:
@@ -187,6 +187,7 @@ def world_seen(name: str, seed: int, scans: int, weights: Path) -> Seen:
         seed: of everything.
         scans: about how many.
         weights: folder of the trained models, for the network that they learned.
+        share: EPCs tampered with of each type.
     """
     held_out = None if name in ("base", "W7") else name
     world = simulate(Options(seed=seed, scans=scans, natural_share=0.0, held_out=held_out))
@@ -195,7 +196,7 @@ def world_seen(name: str, seed: int, scans: int, weights: Path) -> Seen:
     subtypes = UNSEEN if name == "W7" else SEEN
     scope = "box" if name == "W8" else "mix"
     done = tamper(
-        intake.scans, intake.sites, share=SHARE, seed=seed, subtypes=subtypes, scope=scope
+        intake.scans, intake.sites, share=share, seed=seed, subtypes=subtypes, scope=scope
     )
     # The sites of another country bear numbers that the network knows as other places.
     learned = json.loads((weights / "network.json").read_text())

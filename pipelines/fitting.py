@@ -173,10 +173,7 @@ class _Resident:
     ) -> None:
         self._features = torch.from_numpy(part.features).to(device)
         self._target = torch.from_numpy(part.target).to(device)
-        # Training reads every scan once: the windows that let a long trail's later scans look
-        # back are for inference only.
-        start, size, first = windows.spans(part.offsets, length)
-        self._start, self._size = start[first == 0], size[first == 0]
+        self._start, self._size, self._first = windows.spans(part.offsets, length)
         self._settings = settings
         self._device = device
         self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
@@ -200,7 +197,7 @@ class _Resident:
         for i, b in enumerate(rng.permutation(len(batches))):
             self._rate(optimiser, epoch + i / len(batches))
             picked = order[batches[b]]
-            loss = self._loss(network, *windows.padded(self._start[picked], self._size[picked]))
+            loss = self._loss(network, picked)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -209,12 +206,13 @@ class _Resident:
             total += loss.detach()
         return float(total) / max(len(batches), 1)
 
-    def _loss(
-        self, network: lstm.TrailLSTM, rows: npt.NDArray[np.int64], real: npt.NDArray[np.bool_]
-    ) -> torch.Tensor:
+    def _loss(self, network: lstm.TrailLSTM, picked: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Mean loss of the scans that these windows are there for: every scan counts once."""
+        rows, real = windows.padded(self._start[picked], self._size[picked])
+        read = real & (np.arange(rows.shape[1]) >= self._first[picked, None])
         index = torch.from_numpy(rows).to(self._device)
         target = self._target[index]
-        counted = (target >= 0) & torch.from_numpy(real).to(self._device)[:, :, None]
+        counted = (target >= 0) & torch.from_numpy(read).to(self._device)[:, :, None]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             logits = network(self._features[index])
         each = elementwise(logits.float(), target.clamp(min=0).float(), self._settings)

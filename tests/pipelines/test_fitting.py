@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,21 @@ def test_it_learns_what_only_the_trail_can_tell(tmp_path):
     settings = {**SETTINGS, "epochs": 40, "hidden": 24, "dropout": 0.0}
     fitted = fitting.fit(part(1, 900), HELD, settings, tmp_path / "c", nothing)
     assert fitted.state.best > 0.9
+
+
+def test_it_learns_from_scans_beyond_its_length(tmp_path):
+    def late(part: Part) -> Part:
+        """Anomalies that none of a trail's first two scans shows."""
+        place = np.arange(len(part)) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
+        features = part.features.copy()
+        features[:, 1] = place
+        target = np.zeros_like(part.target)
+        target[:, 0] = (features[:, 0] > 0) & (place >= 2)
+        return replace(part, features=features, target=target)
+
+    settings = {**SETTINGS, "length": 2, "epochs": 20, "hidden": 24, "dropout": 0.0}
+    fitted = fitting.fit(late(part(1, 900)), late(HELD), settings, tmp_path / "c", nothing)
+    assert fitted.state.best > 0.95
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
