@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--worlds {' '.join(sorted(unknown))}; there are {', '.join(CARD_WORLDS)}")
     said = sys.argv[1:] if argv is None else argv
     found = dict(results(asked))
-    asked.out.write_text(page(found, " ".join(["python -m bench.ablation", *said])) + "\n")
+    asked.out.write_text(page(found, shlex.join(["python", "-m", "bench.ablation", *said])) + "\n")
     say(f"ablation: {asked.out}")
     return 0
 

@@ -56,7 +56,10 @@ def choose(
     For each type, among the thresholds t at which the upper 95 % bound of FPR(t) by lot is at most
     `settings.fpr_bound`, the one of least cost C(t) = miss * FN(t) + false_alarm * FP(t). As
     beta^2 = miss / false_alarm, C(t) is false_alarm * (beta^2 FN + FP), the error term of F-beta:
-    both put a hit and a false alarm at the same exchange rate.
+    both put a hit and a false alarm at the same exchange rate. One scan more or less decides
+    nothing: of the thresholds that cost up to one error of the cheaper kind more, it is the one
+    nearest to false_alarm / (false_alarm + miss), which is best where scores are probabilities.
+    Where flagging never is cheapest, it never is flagged.
 
     Args:
         scores: float32 (n, 5).
@@ -129,7 +132,11 @@ def _choose_one(
     cost = miss * (positives - hits) + false_alarm * alarms
     # Without a single anomalous scan the cost says nothing but "never"; the bound still does.
     best = int(np.argmin(cost)) if positives else allowed
-    flagged = 0 if best == 0 else int(ends[best - 1]) + 1
+    if positives and best > 0:
+        good = np.flatnonzero(cost <= cost[best] + min(miss, false_alarm))
+        values = np.array([_between(ranked, _flagged(ends, int(i))) for i in good])
+        best = int(good[np.argmin(np.abs(values - false_alarm / (false_alarm + miss)))])
+    flagged = _flagged(ends, best)
     honest = float(trials.sum())
     return _Choice(
         value=_between(ranked, flagged),
@@ -138,6 +145,11 @@ def _choose_one(
         recall=float(hits[best] / positives) if positives else 0.0,
         cost=float(cost[best] / total),
     )
+
+
+def _flagged(ends: Int64, candidate: int) -> int:
+    """How many scans the i-th candidate threshold flags; the 0th flags none."""
+    return 0 if candidate == 0 else int(ends[candidate - 1]) + 1
 
 
 def _last_allowed(ends: Int64, upper_at: Callable[[int], float], bound: float) -> int:

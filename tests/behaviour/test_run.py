@@ -357,7 +357,7 @@ def test_the_farther_in_the_same_time_the_more_of_a_jump(world):
     Some lie where the product is not sold, and are told as that: of two anomalies in one scan, as
     no training scan has them, one is enough.
     """
-    s, found = world.scans, []
+    s, found, misplaced = world.scans, [], []
     at = world.legs(least_km=20, most=200).tolist()
     before = dict(zip(at, world.before(np.array(at)).tolist(), strict=True))
     reached = {i: world.reached_from(int(s.site[before[i]]), int(s.site[i])) for i in at}
@@ -370,8 +370,10 @@ def test_the_farther_in_the_same_time_the_more_of_a_jump(world):
         moved = replace(world.moved(at, left + HOUR_US // 6), site=site)
         score = world.judge(moved)[at]
         found.append(np.maximum(score[:, Anomaly.JUMP], score[:, Anomaly.LOC]))
+        misplaced.append(score[:, Anomaly.LOC] >= FLAGGED)
     assert len(at) >= 20
-    assert (np.diff(found, axis=0) < -15).mean() <= 0.05
+    less = (np.diff(found, axis=0) < -15) & ~np.array(misplaced[1:])
+    assert less.mean() <= 0.05
     assert (found[-1] >= FLAGGED).mean() >= EXTREME_RECALL - 0.03
 
 
