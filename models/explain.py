@@ -110,6 +110,21 @@ class Explainer:
             last: torch.Tensor = self._network(features)[:, -1]
         return last
 
+    def attention(self, features: Float32) -> Float32 | None:
+        """How much the verdict on the last of some scans looks at each, float32 (scans,).
+
+        Of the scans that the network looks back on, the shares sum to 1; None where it was trained
+        without attention. It shows where the network looks, not why it says what it says.
+        """
+        import torch
+
+        if not self._network.shape.attention:
+            return None
+        asked = torch.from_numpy(np.ascontiguousarray(features[-self.length :]))[None]
+        with torch.inference_mode():
+            weights: Float32 = self._network.attention(asked)[0, -1].numpy()
+        return weights
+
     def attribute(
         self, features: Float32, anomaly: int, baseline: Baseline = "mean"
     ) -> Attribution:

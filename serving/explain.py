@@ -69,6 +69,7 @@ class ScanPart:
         event_type: its operation.
         time_us: event time, microseconds since 1970 in UTC.
         log_odds: what its features are worth together.
+        attention: share of the network's attention; None where it has none to give.
     """
 
     place: int
@@ -77,6 +78,7 @@ class ScanPart:
     event_type: str
     time_us: int
     log_odds: float
+    attention: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,8 @@ def _attributions(
     found = network.attribute(window, column, baseline)
     by_feature = found.parts.sum(axis=0)
     by_scan = found.parts.sum(axis=1)
+    looked_at = network.attention(window)
+    attention = [None] * len(window) if looked_at is None else looked_at.tolist()
     contexts: dict[str, float] = dict.fromkeys(CONTEXT_OF.values(), 0.0)
     for name, worth in zip(FEATURES, by_feature.tolist(), strict=True):
         contexts[CONTEXT_OF[name]] += worth
@@ -366,6 +370,7 @@ def _attributions(
                 event_type=EVENT_TYPES[int(scans.op[first + i])],
                 time_us=int(scans.time_us[first + i]),
                 log_odds=worth,
+                attention=attention[i],
             )
             for i, worth in enumerate(by_scan.tolist())
         ),

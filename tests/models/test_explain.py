@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from models import bundle
 from models.bundle import Bundle, BundleError
 from models.explain import FIRST_STEPS, SMALL_ERROR, Explainer
+from models.lstm import Shape, TrailLSTM, save
 from models.readable import READABLE
 from tests.models.small_bundles import encoded, small_bundle, some_scans
 from trail.features import FEATURES
@@ -155,3 +157,15 @@ def test_every_feature_has_words():
     assert set(READABLE) == set(FEATURES)
     assert len(set(READABLE.values())) == len(READABLE)
     assert all(f"score of the rule for {name}" in READABLE.values() for name in ANOMALIES)
+
+
+def test_attention_is_told_where_the_network_has_it(explainer, small, flagged, tmp_path):
+    trail = max((trail for trail, _, _ in flagged), key=len)
+    assert explainer.attention(trail) is None
+    folder = shutil.copytree(small.folder, tmp_path / "bundle")
+    shape = Shape(inputs=len(FEATURES), hidden=8, length=len(trail) - 1, attention=True)
+    save(TrailLSTM(shape), folder / "lstm.safetensors")
+    (folder / "lstm.json").write_text(json.dumps(shape.to_json()))
+    shares = Explainer(folder, bundle.seal(folder)).attention(trail)
+    assert shares.shape == (len(trail) - 1,), "as many scans as it looks back on"
+    assert shares.sum() == pytest.approx(1, abs=1e-5) and (shares > 0).all()
