@@ -174,10 +174,9 @@ def results(asked: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             how, name, figures = json.loads(line)
             if how == key:
                 kept[name] = figures
-    missing = [name for name in wanted if name not in kept]
-    worlds = _worlds(asked) if missing else {}
+    worlds = _worlds(asked) if set(wanted) - set(kept) else {}
     for name in wanted:
-        if name in missing:
+        if name not in kept:
             kept[name] = _tried(name, asked, worlds)
             if asked.keep is not None:
                 with asked.keep.open("a") as file:
