@@ -40,7 +40,19 @@ def run(settings: Settings, bound: socket.socket, options: dict[str, Any]) -> No
         timeout_worker_healthcheck=_HEALTH_S,
         **options,
     )
-    Multiprocess(config, [bound]).run()
+    _Supervisor(config, [bound]).run()
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, that also sees at once that a worker died while it was being asked."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace the workers that died."""
+        for process in self.processes:
+            # The worker has its own end of the pipe. While this one is open too, its death closes
+            # nothing, and the answer to a question that it took with it is awaited to the end.
+            process.child_conn.close()
+        super().keep_subprocess_alive()
 
 
 def worker() -> FastAPI:
