@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -26,25 +27,34 @@ import torch
 from bench.card import WORLDS as CARD_WORLDS
 from bench.card import Seen, together, world_seen
 from models import windows
-from models.lstm import TrailLSTM
+from models.lstm import Shape, TrailLSTM, load
 from pipelines import fitting, params
 from pipelines.measures import blocks
 from pipelines.measures.blocks import Block
 from pipelines.measures.bootstrap import ap_replicates, interval, macro
 from pipelines.measures.lots import resample
-from pipelines.measures.ranking import average_precision
+from pipelines.measures.ranking import average_precision, recall_at_fpr
 from pipelines.parts import Part, load_part
 from pipelines.progress import Progress, say
 from trail.features import CONTEXT_OF, FEATURES
 from trail.scan import ANOMALIES, Float32
+from world.tampering import NAMES
 
 FIRST_SEED: Final = 6000
 """Seeds of the worlds begin here; the benchmark card's are others."""
 BASE: Final = "base"
 AS_IT_IS: Final = "as it is"
 REPLICATES: Final = 1000
+FPR: Final = 0.01
 NOISE: Final = 0.05
+JITTER: Final = 0.05
+CONTINUOUS: Final = 100
+"""Values that a column has more of to count as continuous."""
+COLD: Final = 3
+NEW_SCANS: Final = 60_000
 MORE_SEED: Final = 7000
+POSITIONS: Final = {"1": (1, 1), "2-3": (2, 3), "4+": (4, 2**31)}
+"""Places of a scan in its trail."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,15 @@ class Variant:
         settings: entries of section `train` of params.yaml that differ.
         learned: what becomes of the training part.
         without: context whose features are blank, in training and afterwards; "" none.
+        goes_on: training goes on from the network of the default run.
+        left_out: subtypes that it never saw.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     learned: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     without: str = ""
+    goes_on: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 def of_lots(share: float) -> Callable[[Part, argparse.Namespace], Part]:
@@ -76,14 +90,52 @@ def of_lots(share: float) -> Callable[[Part, argparse.Namespace], Part]:
 
 def twice_the_scans(part: Part, asked: argparse.Namespace) -> Part:
     """As many scans of another world besides."""
-    share = params.load()["label"]["share_train"]
-    more = world_seen(BASE, MORE_SEED, len(part), asked.weights, share)
-    return replace(
-        part,
-        features=np.concatenate([part.features, more.encoded.features]),
-        target=np.concatenate([part.target, more.part.target]),
-        offsets=np.concatenate([part.offsets, part.offsets[-1] + more.encoded.offsets[1:]]),
-    )
+    return _with(part, *_of_world(BASE, len(part), asked))
+
+
+def new_factory_too(part: Part, asked: argparse.Namespace) -> Part:
+    """The first scans of a world with a fifth factory besides."""
+    return _with(part, *_of_world("W5", NEW_SCANS, asked))
+
+
+def new_factory(part: Part, asked: argparse.Namespace) -> Part:
+    """Those, and nothing else."""
+    features, target, offsets = _of_world("W5", NEW_SCANS, asked)
+    return replace(part, features=features, target=target, offsets=offsets)
+
+
+def tampered_twice(part: Part, _: argparse.Namespace) -> Part:
+    """Every trail that was tampered with a second time."""
+    again = _trails(part, _trails_with(part, part.synthetic))
+    return _with(part, again.features, again.target, again.offsets)
+
+
+def jittered(part: Part, _: argparse.Namespace) -> Part:
+    """Every trail a second time, its continuous features off by a twentieth of their spread."""
+    rng, features = np.random.default_rng(8), part.features.copy()
+    for column in range(features.shape[1]):
+        if len(np.unique(features[:10_000, column])) > CONTINUOUS:
+            spread = JITTER * features[:, column].std()
+            features[:, column] += rng.normal(0.0, spread, len(features)).astype(np.float32)
+    return _with(part, features, part.target, part.offsets)
+
+
+def first_scans(part: Part, _: argparse.Namespace) -> Part:
+    """Only the first three scans of each trail."""
+    place = np.arange(len(part)) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
+    size = np.minimum(np.diff(part.offsets), COLD)
+    chosen = {name: getattr(part, name)[place < COLD] for name in ("features", "target", "lot")}
+    return replace(part, offsets=np.append(0, np.cumsum(size)), **chosen)
+
+
+def never_seen(*names: str) -> Variant:
+    """Without any trail of these kinds of tampering."""
+    numbers = [NAMES.index(name) for name in names]
+
+    def learned(part: Part, _: argparse.Namespace) -> Part:
+        return _trails(part, ~_trails_with(part, np.isin(part.subtype, numbers)))
+
+    return Variant(learned=learned, left_out=names)
 
 
 def seen_once(part: Part, asked: argparse.Namespace) -> Part:
@@ -132,6 +184,40 @@ VARIANTS: Final[dict[str, Variant]] = {
     "a quarter of the lots": Variant(learned=of_lots(0.25)),
     "5 % of labelled anomalies wrong": Variant(learned=mistaken),
     "5 % of all labels flipped": Variant(learned=flipped),
+    "anomalous scans count by their costs": Variant(
+        {"positive_weight": {"locErr": 0.25, "jump": 4}}
+    ),
+    "tampered trails twice": Variant(learned=tampered_twice),
+    "jittered trails too": Variant(learned=jittered),
+    "cold: three scans a trail": Variant({"length": COLD}, learned=first_scans),
+    "60,000 scans of a new factory too": Variant(learned=new_factory_too),
+    "fine-tuned on 60,000 scans of a new factory": Variant(
+        {"epochs": 4, "learning_rate": 0.0004}, learned=new_factory, goes_on=True
+    ),
+    "never saw the blatant": never_seen(
+        "fake_malformed", "dup_far_at_once", "loc_tier_mismatch", "order_swapped", "jump_minute"
+    ),
+    "never saw grade 1": never_seen(
+        "fake_unknown_product",
+        "dup_far_in_hours",
+        "loc_unused_edge",
+        "order_second_inbound",
+        "jump_fast",
+    ),
+    "never saw grade 2": never_seen(
+        "fake_serial_beyond",
+        "dup_at_shop_already",
+        "loc_wrong_market",
+        "order_before_leaving",
+        "jump_route_share",
+    ),
+    "never saw grade 3": never_seen(
+        "fake_never_commissioned",
+        "dup_second_sale",
+        "loc_strays",
+        "order_just_before_leaving",
+        "jump_before_pallet",
+    ),
 }
 
 
@@ -207,8 +293,13 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
         replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
     )
     say(f"{name}: {len(learned):,} scans to learn from")
+    start = None
+    if variant.goes_on:
+        shape = Shape(**json.loads((asked.weights / "lstm.json").read_text()))
+        start = load(shape, asked.weights / "lstm.safetensors")
     with tempfile.TemporaryDirectory() as checkpoints:
-        fitted = fitting.fit(learned, held, settings, Path(checkpoints) / "c", lambda *_: None)
+        folder = Path(checkpoints) / "c"
+        fitted = fitting.fit(learned, held, settings, folder, lambda *_: None, start)
     return {
         world: _measured(
             together([_scored(seen, fitted.network, variant.without) for seen in several])
@@ -229,13 +320,48 @@ def _scored(seen: Seen, network: TrailLSTM, without: str) -> Block:
 
 def _measured(block: Block) -> dict[str, Any]:
     draws = resample(block.lot, REPLICATES, seed=17)
-    ap, replicates = {}, []
+    ap, replicates, recall = {}, [], {}
+    position: dict[str, list[float]] = {name: [] for name in POSITIONS}
     for k, kind in enumerate(ANOMALIES):
         counted = block.target[:, k] >= 0
         positive, score = block.target[counted, k] == 1, block.scores["lstm"][counted, k]
         ap[kind] = average_precision(score, positive)
         replicates.append(ap_replicates(score, positive, draws, draws.code[counted]))
-    return {"ap": ap, "map": macro(replicates).round(5).tolist()}
+        subtype, place = block.subtype[counted], block.position[counted]
+        for number in np.unique(subtype[positive]):
+            mine = score[positive & (subtype == number)]
+            recall[NAMES[number]] = recall_at_fpr(mine, score[~positive], FPR)
+        for name, (first, last) in POSITIONS.items():
+            there = (place >= first) & (place <= last)
+            position[name].append(average_precision(score[there], positive[there]))
+    return {
+        "ap": ap,
+        "map": macro(replicates).round(5).tolist(),
+        "recall": recall,
+        "position": {name: float(np.nanmean(values)) for name, values in position.items()},
+    }
+
+
+def _of_world(name: str, scans: int, asked: argparse.Namespace) -> tuple[Any, ...]:
+    """Features, targets and offsets of a world that nothing else uses."""
+    share = params.load()["label"]["share_train"]
+    more = world_seen(name, MORE_SEED, scans, asked.weights, share)
+    return more.encoded.features, more.part.target, more.encoded.offsets
+
+
+def _with(part: Part, features: Any, target: Any, offsets: Any) -> Part:
+    """A part and more trails, as far as training looks at them."""
+    return replace(
+        part,
+        features=np.concatenate([part.features, features]),
+        target=np.concatenate([part.target, target]),
+        offsets=np.concatenate([part.offsets, part.offsets[-1] + offsets[1:]]),
+    )
+
+
+def _trails_with(part: Part, scans: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Trails that have one of these scans."""
+    return np.asarray(np.logical_or.reduceat(scans, part.offsets[:-1]))
 
 
 def _trails(part: Part, kept: npt.NDArray[np.bool_]) -> Part:
@@ -277,8 +403,60 @@ def page(found: Mapping[str, Figures], command: str) -> str:
             ]
         ),
         "The last columns are differences of macro AP to the network as it is in that world.",
+        *_by_position(found),
+        *_left_out(found),
     ]
     return "\n\n".join(lines)
+
+
+def _by_position(found: Mapping[str, Figures]) -> list[str]:
+    """The network and a cold one, at the first scans of trails."""
+    rows = [
+        (name, figures[BASE]["position"])
+        for name, figures in found.items()
+        if name == AS_IT_IS or VARIANTS[name].settings.get("length") == COLD
+    ]
+    if len(rows) < 2:
+        return []
+    return [
+        "## The first scans of a trail",
+        "Macro AP by the place of the scan in its trail, base. A network that was trained on the "
+        "first three scans of trails alone would have to be better at them to be worth serving.",
+        "\n".join(
+            [
+                f"| variant | {' | '.join(POSITIONS)} |",
+                "|---" * (1 + len(POSITIONS)) + "|",
+                *(
+                    f"| {name} | {' | '.join(f'{at[p]:.3f}' for p in POSITIONS)} |"
+                    for name, at in rows
+                ),
+            ]
+        ),
+    ]
+
+
+def _left_out(found: Mapping[str, Figures]) -> list[str]:
+    """Recall of kinds of tampering that a variant never saw."""
+    rows, seen = [], found[AS_IT_IS][BASE]["recall"]
+    for name, figures in found.items():
+        for kind in VARIANTS[name].left_out:
+            recall = figures[BASE]["recall"].get(kind, math.nan)
+            rows.append((name, kind, recall, seen.get(kind, math.nan)))
+    if not rows:
+        return []
+    mean = float(np.nanmean([recall for _, _, recall, _ in rows]))
+    return [
+        "## Kinds of tampering that it never saw (held-out world W7)",
+        "A kind of each type at a time is left out of training. Recall at 1 % false positives, "
+        f"base: {mean:.2f} on average over the {len(rows)} kinds.",
+        "\n".join(
+            [
+                "| left out | kind | recall | recall where it was seen |",
+                "|---|---|---|---|",
+                *(f"| {name} | `{kind}` | {r:.3f} | {s:.3f} |" for name, kind, r, s in rows),
+            ]
+        ),
+    ]
 
 
 def _row(name: str, figures: Figures, as_it_is: Figures) -> str:

@@ -61,7 +61,12 @@ def device_of(wanted: str) -> torch.device:
 
 
 def fit(
-    learned: Part, held: Part, settings: Mapping[str, Any], checkpoints: Path, report: Report
+    learned: Part,
+    held: Part,
+    settings: Mapping[str, Any],
+    checkpoints: Path,
+    report: Report,
+    start: lstm.TrailLSTM | None = None,
 ) -> Fitted:
     """Train until validation mAP has not risen for `patience` epochs; keep the best epoch.
 
@@ -74,6 +79,7 @@ def fit(
         settings: section `train` of params.yaml.
         checkpoints: folder of this training's checkpoint; a checkpoint there is resumed.
         report: called after each epoch with its number and figures.
+        start: a network of the same shape to go on from, with its standardisation; it is changed.
     """
     torch.set_num_threads(int(settings["threads"]))
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -87,7 +93,8 @@ def fit(
         length=int(settings["length"]),
         attention=bool(settings.get("attention", False)),
     )
-    network = lstm.TrailLSTM(shape, *lstm.standardisation(learned.features)).to(device)
+    network = start or lstm.TrailLSTM(shape, *lstm.standardisation(learned.features))
+    network = network.to(device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"]
     )
@@ -150,19 +157,26 @@ def elementwise(
     logits: torch.Tensor, target: torch.Tensor, settings: Mapping[str, Any]
 ) -> torch.Tensor:
     """Loss of each logit: `bce`, or `focal`, which weighs what is judged well already down
-    (Lin et al., 2017, with gamma 2 and no class weights).
+    (Lin et al., 2017, with gamma 2). That of an anomalous scan counts `positive_weight` times.
 
     Raises:
-        ValueError: the loss is neither.
+        ValueError: the loss is neither, or a weight is of no anomaly.
     """
     kind = settings.get("loss", "bce")
     if kind not in LOSSES:
         raise ValueError(f"train.loss is {kind!r}; write {' or '.join(LOSSES)}")
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    if kind == "bce":
+    if kind == "focal":
+        # exp(-bce) is the probability that was given to the truth.
+        each = (1 - torch.exp(-each)) ** FOCAL_GAMMA * each
+    weight = settings.get("positive_weight") or {}
+    if not weight:
         return each
-    # exp(-bce) is the probability that was given to the truth.
-    return (1 - torch.exp(-each)) ** FOCAL_GAMMA * each
+    unknown = sorted(set(weight) - set(ANOMALIES))
+    if unknown:
+        raise ValueError(f"train.positive_weight has {unknown[0]!r}; write {', '.join(ANOMALIES)}")
+    more = torch.tensor([float(weight.get(name, 1)) - 1 for name in ANOMALIES])
+    return each * (1 + more.to(target) * target)
 
 
 class _Resident:

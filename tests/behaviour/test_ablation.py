@@ -14,7 +14,7 @@ from pipelines import fitting
 from tests.pipelines.test_fitting import part
 from tests.serving.champion import small_champion
 
-ONLY = ("as it is", "without the rules")
+ONLY = ("as it is", "without the rules", "cold: three scans a trail", "never saw grade 2")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def words(tmp_path_factory) -> list[str]:
 
 
 def test_each_variant_is_measured_in_each_world(words):
-    text = Path(words[-1]).read_text()
+    text = Path(words[-1]).read_text().split("## ")[0]
     rows = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
     assert set(ONLY) <= set(rows)
     assert len(re.findall(r"[01]\.\d{3}", rows["as it is"])) == 5 + 1 + 1
@@ -48,6 +48,59 @@ def test_what_was_kept_is_not_trained_again(words, monkeypatch):
     monkeypatch.setattr(fitting, "fit", None)
     assert ablation.main(words) == 0
     assert Path(words[-1]).read_text() == text
+
+
+def test_positions_and_what_was_never_seen_have_tables_of_their_own(words):
+    text = Path(words[-1]).read_text()
+    cold = re.findall(r"^\| cold: three scans a trail \|(?: [01]\.\d{3} \|){3}$", text, re.M)
+    assert len(cold) == 1
+    kinds = re.findall(r"^\| never saw grade 2 \| `(\w+)` \|", text, re.M)
+    assert kinds == list(ablation.VARIANTS["never saw grade 2"].left_out)
+
+
+def marked_part():
+    """A part in which every third trail was tampered with, by turns in one of two ways."""
+    whole = part(3)
+    whole.synthetic[:] = whole.trail % 3 == 0
+    numbers = [ablation.NAMES.index(name) for name in ("jump_fast", "dup_second_sale")]
+    first = np.isin(np.arange(len(whole)), whole.offsets[:-1])
+    whole.subtype[:] = np.where(first & whole.synthetic, np.take(numbers, whole.trail % 2), -1)
+    return whole
+
+
+def test_a_kind_that_was_never_seen_takes_its_whole_trails_along():
+    whole = marked_part()
+    left = ablation.never_seen("jump_fast").learned(whole, None)
+    kept = (whole.trail % 3 != 0) | (whole.trail % 2 == 1)
+    assert 0 < (~kept).sum() < len(kept)
+    assert left.features.tolist() == whole.features[kept].tolist()
+    assert left.offsets[-1] == kept.sum()
+
+
+def test_tampered_trails_come_twice():
+    whole = marked_part()
+    more = ablation.tampered_twice(whole, None)
+    assert len(more.offsets) - 1 == 300 + 100
+    assert more.features[len(whole) :].tolist() == whole.features[whole.synthetic].tolist()
+    assert more.target[len(whole) :].tolist() == whole.target[whole.synthetic].tolist()
+
+
+def test_a_cold_network_sees_three_scans_of_each_trail():
+    whole = part(3)
+    cold = ablation.first_scans(whole, None)
+    assert np.diff(cold.offsets).tolist() == np.minimum(np.diff(whole.offsets), 3).tolist()
+    assert (cold.features[cold.offsets[:-1]] == whole.features[whole.offsets[:-1]]).all()
+    assert len(cold.target) == cold.offsets[-1]
+
+
+def test_jitter_leaves_flags_and_the_trails_themselves_alone():
+    whole = part(3)
+    whole.features[:, 1] = whole.features[:, 1] > 0
+    more = ablation.jittered(whole, None).features
+    assert (more[: len(whole)] == whole.features).all()
+    off = more[len(whole) :] - whole.features
+    assert not off[:, 1].any()
+    assert off[:, 0].std() == pytest.approx(0.05 * whole.features[:, 0].std(), rel=0.1)
 
 
 def test_half_of_the_lots_are_whole_lots():

@@ -146,6 +146,17 @@ def test_it_stops_when_validation_no_longer_rises(tmp_path):
     assert fitted.state.best == best
 
 
+def test_it_goes_on_from_a_network_that_is_given(tmp_path):
+    learned, held = part(1, trails=1500), part(2)
+    more = {**SETTINGS, "epochs": 14}
+    first = fitting.fit(learned, held, more, tmp_path / "a", lambda *_: None)
+    standstill = {**SETTINGS, "epochs": 1, "learning_rate": 1e-9}
+    new = fitting.fit(learned, held, standstill, tmp_path / "b", lambda *_: None)
+    on = fitting.fit(part(3), held, standstill, tmp_path / "c", lambda *_: None, first.network)
+    assert on.state.best == pytest.approx(first.state.best, abs=1e-4)
+    assert new.state.best < first.state.best - 0.2
+
+
 def test_scans_that_are_not_counted_do_not_train(tmp_path):
     from dataclasses import replace
 

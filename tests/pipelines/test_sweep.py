@@ -131,6 +131,16 @@ def test_a_focal_loss_weighs_down_what_is_judged_well():
         fitting.elementwise(logits, target, {"loss": "hinge"})
 
 
+def test_an_anomalous_scan_counts_as_often_as_its_type_says():
+    logits, target = torch.zeros(2, 5), torch.tensor([[1.0] * 5, [0.0] * 5])
+    plain = fitting.elementwise(logits, target, {"positive_weight": {}})
+    weighed = fitting.elementwise(logits, target, {"positive_weight": {"jump": 4, "locErr": 0.25}})
+    assert (weighed / plain)[0].tolist() == pytest.approx([1, 1, 0.25, 1, 4])
+    assert torch.equal(weighed[1], plain[1])
+    with pytest.raises(ValueError, match="'typo'; write epcFake"):
+        fitting.elementwise(logits, target, {"positive_weight": {"typo": 2}})
+
+
 def test_the_database_is_the_one_named_else_the_logs_else_a_file(monkeypatch, tmp_path):
     monkeypatch.setenv("TRAILWATCH_SWEEPS", "postgresql://u@h/d")
     assert sweep.default_storage() == "postgresql+psycopg://u@h/d"
