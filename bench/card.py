@@ -24,7 +24,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from bench import regret
 from bench.card_page import Carded, write
+from bench.regret import Legs
 from intake.columns import to_scans
 from intake.master import read_registry, read_sites
 from models import predict
@@ -160,17 +162,26 @@ def make(asked: Asked) -> Carded:
     operating["stack"] = Operating("stack", stack.threshold)
     found: dict[str, Tree] = {}
     base: Block | None = None
+    legs: list[Legs] = []
     with Progress("card", len(asked.worlds) * asked.seeds, "worlds") as step:
         for name in asked.worlds:
             made = []
             for seed in range(asked.seeds):
-                made.append(scored(name, FIRST_SEED + seed, asked, stack))
+                one, its_legs = scored(name, FIRST_SEED + seed, asked, stack)
+                made.append(one)
+                legs += [its_legs] if name == asked.worlds[0] else []
                 step(1, name)
             block = together(made)
             found[name] = report(block, operating, settings, NAMES)
             base = block if name == asked.worlds[0] else base
     assert base is not None
-    return Carded(found, WORLDS, base, asked.seeds, settings)
+    learned, known = (_lots(asked.sequences, part) for part in ("train", "calibration"))
+    about = f"trained on {learned:,} lots, calibrated on {known:,}"
+    return Carded(found, WORLDS, base, asked.seeds, settings, about, regret.rows(legs))
+
+
+def _lots(sequences: Path, part: str) -> int:
+    return len(np.unique(np.load(sequences / part / "lot.npy", allow_pickle=False)))
 
 
 @dataclass(frozen=True)
@@ -245,15 +256,17 @@ def world_seen(name: str, seed: int, scans: int, weights: Path, share: float = S
     return Seen(encoded, _part(encoded, done.truth, targets(done.scans, done.truth)))
 
 
-def scored(name: str, seed: int, asked: Asked, stack: Stack) -> Block:
-    """One world, scored by every model."""
+def scored(name: str, seed: int, asked: Asked, stack: Stack) -> tuple[Block, Legs]:
+    """One world, scored by every model, and its legs."""
     seen = world_seen(name, seed, asked.scans, asked.weights)
     logits = predict.logits(asked.weights, seen.encoded)
     calibration = json.loads((asked.weights / "calibration.json").read_text())
     scores = {"rules": seen.encoded.rules / np.float32(100)}
     scores |= {m: Calibration.from_json(calibration[m])(z) for m, z in logits.items()}
     scores["stack"] = stack(logits)
-    return blocks.injected(seen.part, scores, None)
+    part = seen.part
+    legs = Legs.of(seen.encoded.features, part.target, part.subtype, scores)
+    return blocks.injected(part, scores, None), legs
 
 
 def _masters(world: World) -> tuple[Sites, Registry]:

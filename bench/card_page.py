@@ -13,6 +13,7 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from bench import regret
 from pipelines.measures import curves, figures
 from pipelines.measures.blocks import Block
 from pipelines.measures.report import Tree
@@ -36,6 +37,8 @@ class Carded:
         base: the first world's block, for its curves.
         seeds: worlds behind each report.
         settings: section `evaluate` of params.yaml.
+        about: what the models learned from.
+        regret: the Bayes limit and the recalls, by class of distance.
     """
 
     worlds: Mapping[str, Tree]
@@ -43,6 +46,8 @@ class Carded:
     base: Block
     seeds: int
     settings: Settings
+    about: str
+    regret: Sequence[regret.Row]
 
 
 def write(card: Carded, out: Path, command: str) -> None:
@@ -93,8 +98,8 @@ def _sections(card: Carded, command: str) -> list[str]:
     return [
         "# Benchmark card",
         f"`{command}` made this page ({platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}): the models of the default run, trained on one world, score "
-        f"others. {card.seeds} seed(s) of each world; `{name}` has {first['scans']:,} scans. "
+        f"{platform.python_version()}): models of one world, {card.about}, score others. "
+        f"{card.seeds} seed(s) of each world; `{name}` has {first['scans']:,} scans. "
         "Tampering: 2 % of EPCs of each type; boxes are inferred. Intervals are 95 %, by paired "
         "bootstrap over lots. No parameter, threshold or model was chosen on these worlds.",
         "![macro average precision by world](img/card_worlds.png)",
@@ -134,6 +139,15 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         "![recall by subtype](img/card_recall.png)",
+        "## Leg times alone: how far from the best that can be done",
+        f"Recall of `{regret.SUBTYPE}` (0.35-0.55 of the route's usual time) at 1 % false "
+        "positives among honest legs as long, by beeline. The Bayes limit is that of a test that "
+        "knows both densities of a leg's time; models see more than that time, so regret may be "
+        "negative.",
+        _table(
+            ["km", "honest legs", "tampered", "Bayes limit", *MODELS, f"regret of {SERVED}"],
+            regret.table(card.regret, SERVED),
+        ),
         f"## Positions: macro AP by place of the scan in its trail, `{name}`",
         _table(
             ["position", *MODELS],

@@ -11,6 +11,8 @@ NEAR_KM = 20.0
 FAST_KM = 60.0
 PLAUSIBLE_KM = 60.0
 """Up to here 0.6-0.8 of the route's time is within what lorries do."""
+SHARE = (0.35, 0.55)
+"""Of the route's usual time, that hurried goods need."""
 TOLD_SHARE = 0.6
 """Of the route's usual time; with more of it on the record nobody can know."""
 
@@ -67,7 +69,7 @@ def route_share(case: Case) -> Plan | None:
     i = _leg(case, NEAR_KM)
     if i is None:
         return None
-    time = case.trail[i][0] + int(case.uniform(0.35, 0.55) * _typical_us(case, i))
+    time = case.trail[i][0] + int(case.uniform(*SHARE) * _typical_us(case, i))
     return _early(case, i, time, within_us=_told(case, i))
 
 
