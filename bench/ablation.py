@@ -65,6 +65,7 @@ class Variant:
         settings: entries of section `train` of params.yaml that differ.
         learned: what becomes of the training part.
         without: context whose features are blank, in training and afterwards; "" none.
+        held: what becomes of the validation part.
         goes_on: training goes on from the network of the default run.
         left_out: subtypes that it never saw.
     """
@@ -72,6 +73,7 @@ class Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     learned: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     without: str = ""
+    held: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     goes_on: bool = False
     left_out: tuple[str, ...] = ()
 
@@ -189,7 +191,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     ),
     "tampered trails twice": Variant(learned=tampered_twice),
     "jittered trails too": Variant(learned=jittered),
-    "cold: three scans a trail": Variant({"length": COLD}, learned=first_scans),
+    "cold: three scans a trail": Variant({"length": COLD}, learned=first_scans, held=first_scans),
     "60,000 scans of a new factory too": Variant(learned=new_factory_too),
     "fine-tuned on 60,000 scans of a new factory": Variant(
         {"epochs": 4, "learning_rate": 0.0004}, learned=new_factory, goes_on=True
@@ -288,7 +290,7 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
     variant = VARIANTS[name]
     settings = {**params.load()["train"], **variant.settings}
     learned, held = (load_part(asked.sequences, part) for part in ("train", "validation"))
-    learned = variant.learned(learned, asked)
+    learned, held = variant.learned(learned, asked), variant.held(held, asked)
     learned, held = (
         replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.lstm import standardisation
+from models.lstm import Shape, TrailLSTM, standardisation
 from pipelines import fitting
 from pipelines.parts import Part
 
@@ -170,6 +170,33 @@ def test_scans_that_are_not_counted_do_not_train(tmp_path):
     averaged = fitting.AveragedModel(network)
     assert data.epoch(network, averaged, optimiser, 0) == 0
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def loss_of(network, device: str, bf16: bool) -> torch.Tensor:
+    settings = {**SETTINGS, "precision": "bf16", "positive_weight": {"jump": 4}}
+    data = fitting._Resident(part(1), 6, settings, torch.device(device))
+    data._bf16 = bf16
+    return data._loss(network.to(device), np.arange(20))
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_loss_in_bfloat16_is_nearly_the_same_and_trains_in_float32(attention):
+    torch.manual_seed(1)
+    network = TrailLSTM(Shape(inputs=4, hidden=12, length=6, attention=attention)).eval()
+    rough = loss_of(network, "cpu", bf16=True)
+    assert rough.item() == pytest.approx(loss_of(network, "cpu", bf16=False).item(), rel=5e-3)
+    rough.backward()
+    assert network.head.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_gpu_learns_what_the_processor_learns(tmp_path, precision):
+    settings = {**SETTINGS, "device": "cuda", "precision": precision, "epochs": 40}
+    settings |= {"hidden": 24, "dropout": 0.0}
+    fitted = fitting.fit(part(1, 900), HELD, settings, tmp_path / "c", nothing)
+    assert fitted.state.best > 0.9
+    assert all(value.device.type == "cpu" for value in fitted.network.state_dict().values())
 
 
 def test_devices():
