@@ -177,7 +177,8 @@ def make(asked: Asked) -> Carded:
     assert base is not None
     learned, known = (_lots(asked.sequences, part) for part in ("train", "calibration"))
     about = f"trained on {learned:,} lots, calibrated on {known:,}"
-    return Carded(found, WORLDS, base, asked.seeds, settings, about, regret.rows(legs))
+    served = operating["lstm"].threshold
+    return Carded(found, WORLDS, base, asked.seeds, settings, about, served, regret.rows(legs))
 
 
 def _lots(sequences: Path, part: str) -> int:

@@ -14,11 +14,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench import regret
+from models.bundle import graded
 from pipelines.measures import curves, figures
 from pipelines.measures.blocks import Block
 from pipelines.measures.report import Tree
 from pipelines.measures.settings import Settings
-from trail.scan import ANOMALIES
+from serving.scorer import SURE
+from trail.scan import ANOMALIES, Float32
 
 MODELS: Final = ("rules", "svm", "gbm", "lstm", "stack")
 SERVED: Final = "lstm"
@@ -38,6 +40,7 @@ class Carded:
         seeds: worlds behind each report.
         settings: section `evaluate` of params.yaml.
         about: what the models learned from.
+        threshold: float32 (5,), the thresholds of the model that answers in the service.
         regret: the Bayes limit and the recalls, by class of distance.
     """
 
@@ -47,6 +50,7 @@ class Carded:
     seeds: int
     settings: Settings
     about: str
+    threshold: Float32
     regret: Sequence[regret.Row]
 
 
@@ -112,6 +116,14 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         _drops(card.worlds),
+        f"Average precision of {SERVED} by type:",
+        _table(
+            ["world", *ANOMALIES],
+            [
+                [world, *(_number(tree["ap"][SERVED][k]["mid"]) for k in ANOMALIES)]
+                for world, tree in card.worlds.items()
+            ],
+        ),
         f"## Types, `{name}`",
         _table(
             ["type", *MODELS],
@@ -171,12 +183,32 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         "![reliability](img/card_reliability.png)",
+        f"## How sure it is: verdicts of {SERVED}, `{name}`",
+        "Scores are 0-100 and flagged from 50 on. Nearer to that than "
+        f"{SURE - 50:.0f} the service calls its confidence medium: an analyst may want to look.",
+        _table(["verdict", "scans", "share of them anomalous"], bands(card.base, card.threshold)),
         f"## Controls: AUC of what cannot be told, `{name}`, {SERVED}",
         _controls(first),
         *_unseen(card.worlds),
         "## What it cannot do",
         _limits(card.worlds, first),
     ]
+
+
+def bands(block: Block, threshold: Float32) -> list[list[str]]:
+    """Clear flags, what is near the threshold, and clear all-clears: scans, and share anomalous."""
+    top = graded(block.scores[SERVED], threshold).max(axis=1)
+    bad, honest = (block.target == 1).any(axis=1), (block.target == 0).all(axis=1)
+    rows = []
+    for name, there in (
+        (f"flagged, {SURE:.0f} or more", top >= SURE),
+        ("near the threshold", (top > 100 - SURE) & (top < SURE)),
+        (f"all clear, {100 - SURE:.0f} or less", top <= 100 - SURE),
+    ):
+        wrong, right = int((there & bad).sum()), int((there & honest).sum())
+        share = wrong / (wrong + right) if wrong + right else float("nan")
+        rows.append([name, f"{wrong + right:,}", f"{share:.3%}"])
+    return rows
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

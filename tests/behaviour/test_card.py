@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from bench import card
+from bench import card, card_page
 from pipelines.measures.blocks import Block
 from tests.serving.champion import small_champion
 
@@ -55,6 +55,17 @@ def test_lots_and_trails_of_two_seeds_stay_apart():
     assert len(np.unique(both.lot)) == 4
     assert both.trail.tolist() == [0, 0, 1, 2, 3]
     assert both.scores["rules"].shape == (5, 5)
+
+
+def test_verdicts_are_parted_by_how_sure_they_are():
+    n = 6
+    plain = {name: np.zeros(n, np.int64) for name in Block.__slots__}
+    score, target = np.zeros((n, 5), np.float32), np.zeros((n, 5), np.int8)
+    score[:, 2] = [0.9, 0.8, 0.7, 0.2, 0.1, 0.01]  # 87, 75, 62, 17, 8, 1 where 0.6 is the threshold
+    target[:, 2] = [1, 0, 1, 1, -1, 0]
+    block = Block(**{**plain, "name": "injected", "scores": {"lstm": score}, "target": target})
+    told = card_page.bands(block, np.full(5, 0.6, np.float32))
+    assert [row[1:] for row in told] == [["2", "50.000%"], ["1", "100.000%"], ["2", "50.000%"]]
 
 
 def test_without_weights_it_says_what_to_run(tmp_path, capsys):
