@@ -22,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from bench.card import WORLDS as CARD_WORLDS
 from bench.card import Seen, together, world_seen
-from models import windows
-from models.lstm import Shape, TrailLSTM, load
+from models import lstm
+from models.lstm import TrailLSTM
 from pipelines import fitting, params
 from pipelines.measures import blocks
 from pipelines.measures.blocks import Block
@@ -297,8 +296,8 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
     say(f"{name}: {len(learned):,} scans to learn from")
     start = None
     if variant.goes_on:
-        shape = Shape(**json.loads((asked.weights / "lstm.json").read_text()))
-        start = load(shape, asked.weights / "lstm.safetensors")
+        shape = lstm.Shape(**json.loads((asked.weights / "lstm.json").read_text()))
+        start = lstm.load(shape, asked.weights / "lstm.safetensors")
     with tempfile.TemporaryDirectory() as checkpoints:
         folder = Path(checkpoints) / "c"
         fitted = fitting.fit(learned, held, settings, folder, lambda *_: None, start)
@@ -311,12 +310,8 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
 
 
 def _scored(seen: Seen, network: TrailLSTM, without: str) -> Block:
-    def forward(batch: Float32) -> Float32:
-        with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(batch)).numpy())
-
     features = _blank(seen.encoded.features, without)
-    logits = windows.run(features, seen.encoded.offsets, network.shape.length, forward)
+    logits = lstm.logits(network, features, seen.encoded.offsets)
     return blocks.injected(seen.part, {"lstm": logits}, None)
 
 

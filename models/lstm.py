@@ -8,6 +8,7 @@ also sees a weighted mean of the hidden states so far.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from models import windows
 from trail.scan import ANOMALIES
 
 Float32 = npt.NDArray[np.float32]
@@ -103,6 +105,29 @@ class TrailLSTM(nn.Module):
         step = torch.arange(hidden.shape[1], device=hidden.device)
         later = step[None, :] > step[:, None]
         return torch.softmax(product.masked_fill(later, -torch.inf), dim=-1)
+
+
+def logits(
+    network: TrailLSTM,
+    features: Float32,
+    offsets: npt.NDArray[np.int64],
+    progress: Callable[[int], object] | None = None,
+) -> Float32:
+    """Log-odds of every scan of some trails, float32 (n, 5), on the device of the network.
+
+    Args:
+        network: in evaluation mode.
+        features: float32 (n, F) in trail order.
+        offsets: int64 (t + 1,), boundaries of the trails.
+        progress: called with the number of windows done since the last call.
+    """
+
+    def forward(batch: Float32) -> Float32:
+        with torch.inference_mode():
+            there = torch.from_numpy(batch).to(network.mean.device)
+            return np.asarray(network(there).float().cpu().numpy())
+
+    return windows.run(features, offsets, network.shape.length, forward, progress=progress)
 
 
 def standardisation(features: Float32) -> tuple[Float32, Float32]:

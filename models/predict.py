@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models import windows
 from models.calibration import Calibration
 from trail.scan import ANOMALIES
 
@@ -40,18 +39,11 @@ def lstm_logits(
     progress: Callable[[int], object] | None = None,
 ) -> Float32:
     """Log-odds of the network, float32 (n, 5), by torch on the processor."""
-    import torch
+    from models import lstm
 
-    from models.lstm import Shape, load
-
-    shape = Shape(**json.loads((weights / "lstm.json").read_text()))
-    network = load(shape, weights / "lstm.safetensors")
-
-    def forward(batch: Float32) -> Float32:
-        with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(batch)).numpy())
-
-    return windows.run(features, offsets, shape.length, forward, progress=progress)
+    shape = lstm.Shape(**json.loads((weights / "lstm.json").read_text()))
+    network = lstm.load(shape, weights / "lstm.safetensors")
+    return lstm.logits(network, features, offsets, progress)
 
 
 def standardised(weights: Path, features: Float32) -> Float32:

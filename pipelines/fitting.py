@@ -106,7 +106,7 @@ def fit(
         while state.epoch < settings["epochs"] and not _stalled(state, settings):
             loss = data.epoch(network, averaged, optimiser, state.epoch)
             smooth = cast(lstm.TrailLSTM, averaged.module)
-            ap = validation_ap(smooth, held, device)
+            ap = validation_ap(smooth, held)
             figures = {"loss": loss, "validation_map": float(np.nanmean(list(ap.values())))}
             figures |= {f"validation_ap.{name}": value for name, value in ap.items()}
             if figures["validation_map"] > state.best:
@@ -132,17 +132,11 @@ def write(fitted: Fitted, out: Path) -> None:
     (out / "curves.csv").write_text("\n".join(lines) + "\n")
 
 
-def validation_ap(network: lstm.TrailLSTM, part: Part, device: torch.device) -> dict[str, float]:
+def validation_ap(network: lstm.TrailLSTM, part: Part) -> dict[str, float]:
     """Average precision by anomaly; NaN where the part holds none."""
     from sklearn.metrics import average_precision_score
 
-    network.eval()
-
-    def forward(batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
-            return np.asarray(network(torch.from_numpy(batch).to(device)).float().cpu().numpy())
-
-    logits = windows.run(part.features, part.offsets, network.shape.length, forward)
+    logits = lstm.logits(network.eval(), part.features, part.offsets)
     found = {}
     for k, name in enumerate(ANOMALIES):
         keep = part.target[:, k] >= 0

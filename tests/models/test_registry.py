@@ -65,7 +65,8 @@ class Child:
 
     def until(self, event: str, **wanted: object) -> dict:
         """The next line of this kind; the child prints one at least every few polls."""
-        for _ in range(200):
+        patience = time.monotonic() + 300
+        while time.monotonic() < patience:
             line = self.line()
             if line["event"] == event and wanted.items() <= line.items():
                 return line
