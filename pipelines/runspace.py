@@ -175,8 +175,9 @@ class Run:
                 process.kill()
         psutil.wait_procs(left, timeout=_PATIENCE_S)
         stale = self.workspace / ".dvc" / "tmp" / "rwlock"
-        if stale.exists() and stale.read_text().strip() not in ("", "{}"):
-            # DVC itself lets go of a dead process's lock, but not if another one has its number.
+        if stale.exists() and stale.read_text() != "{}":
+            # DVC itself lets go of a dead process's lock, but not if another one has its number,
+            # and it cannot read the empty file that a kill while it writes leaves.
             say("runs: removing the DVC lock of an attempt that was killed")
             stale.unlink()
 
