@@ -188,6 +188,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     "anomalous scans count by their costs": Variant(
         {"positive_weight": {"locErr": 0.25, "jump": 4}}
     ),
+    "batches stratified by week": Variant({"stratified": True}),
     "tampered trails twice": Variant(learned=tampered_twice),
     "jittered trails too": Variant(learned=jittered),
     "cold: three scans a trail": Variant({"length": COLD}, learned=first_scans, held=first_scans),

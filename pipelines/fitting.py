@@ -25,6 +25,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 LOSSES: Final = ("bce", "focal")
 FOCAL_GAMMA: Final = 2.0
+WEEK_US: Final = 7 * 86_400 * 1_000_000
 
 
 @dataclass
@@ -173,6 +174,34 @@ def elementwise(
     return each * (1 + more.to(target) * target)
 
 
+def strata(
+    part: Part, start: npt.NDArray[np.int64], size: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Stratum of each window: its size, the week in which it begins, and whether it holds an
+    anomaly; int64 (windows,).
+    """
+    bad = np.append(0, np.cumsum((part.target == 1).any(axis=1)))
+    anomalous = bad[start + size] > bad[start]
+    week = part.time_us[start] // WEEK_US
+    columns = np.stack([size, week, anomalous.astype(np.int64)], axis=1)
+    return np.asarray(np.unique(columns, axis=0, return_inverse=True)[1], np.int64).ravel()
+
+
+def evenly(mixed: npt.NDArray[np.int64], stratum: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Windows in an order in which every stretch holds its share of each stratum.
+
+    Args:
+        mixed: the windows in a random order, which is kept within a stratum.
+        stratum: int64 (windows,), of each window.
+    """
+    grouped = mixed[np.argsort(stratum[mixed], kind="stable")]
+    _, first, of, count = np.unique(
+        stratum[grouped], return_index=True, return_inverse=True, return_counts=True
+    )
+    place = (np.arange(len(grouped)) - first[of] + 0.5) / count[of]
+    return grouped[np.argsort(place, kind="stable")]
+
+
 class _Resident:
     """The training part on the device; a batch is a gather, nothing is copied ahead."""
 
@@ -182,6 +211,9 @@ class _Resident:
         self._features = torch.from_numpy(part.features).to(device)
         self._target = torch.from_numpy(part.target).to(device)
         self._start, self._size, self._first = windows.spans(part.offsets, length)
+        self._stratum = None
+        if settings.get("stratified", False):
+            self._stratum = strata(part, self._start, self._size)
         self._settings = settings
         self._device = device
         self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
@@ -198,6 +230,8 @@ class _Resident:
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
         mixed = rng.permutation(len(self._size))
+        if self._stratum is not None:
+            mixed = evenly(mixed, self._stratum)
         order = mixed[np.argsort(self._size[mixed], kind="stable")]
         batches = list(windows.batches(self._size[order], int(self._settings["batch_scans"])))
         network.train()

@@ -172,6 +172,27 @@ def test_scans_that_are_not_counted_do_not_train(tmp_path):
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
+def test_stratified_batches_hold_their_share_of_every_week_and_of_anomalies(tmp_path):
+    whole = part(1, trails=3000)
+    weeks = np.random.default_rng(2).choice(3, 3000, p=[0.6, 0.3, 0.1])
+    whole.time_us[:] = weeks[whole.trail] * fitting.WEEK_US
+    start, size = whole.offsets[:-1], np.diff(whole.offsets)
+    stratum = fitting.strata(whole, start, size)
+    bad = np.logical_or.reduceat((whole.target == 1).any(axis=1), start)
+    for one in np.unique(stratum):
+        mine = stratum == one
+        assert len({*zip(size[mine], weeks[mine], bad[mine], strict=True)}) == 1
+    mixed = np.random.default_rng(3).permutation(len(size))
+    order = fitting.evenly(mixed, stratum)
+    assert sorted(order) == list(range(len(size)))
+    for mark in (weeks == 2, bad):
+        share = [mark[order[i : i + 500]].mean() for i in range(0, 3000, 500)]
+        assert np.allclose(share, mark.mean(), atol=0.02)
+    settings = {**SETTINGS, "stratified": True, "epochs": 40, "hidden": 24, "dropout": 0.0}
+    fitted = fitting.fit(part(1, 900), HELD, settings, tmp_path / "c", nothing)
+    assert fitted.state.best > 0.9
+
+
 def loss_of(network, device: str, bf16: bool) -> torch.Tensor:
     settings = {**SETTINGS, "precision": "bf16", "positive_weight": {"jump": 4}}
     data = fitting._Resident(part(1), 6, settings, torch.device(device))
