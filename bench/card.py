@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trained-on", type=int, default=TRAINED_ON, help="scans of its world")
     parser.add_argument("--weights", type=Path, help="score these models; train none")
     parser.add_argument("--sequences", type=Path, default=Path("work/sequences"), help="theirs")
-    parser.add_argument("--scans", type=int, default=600_000, help="of one world")
+    parser.add_argument("--scans", type=int, default=300_000, help="of one world")
     parser.add_argument("--seeds", type=int, default=5, help="worlds of a kind")
     parser.add_argument("--worlds", nargs="*", choices=[*WORLDS, []], help="default all")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmark-card.md"))
