@@ -127,26 +127,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def trained(scans: int) -> Path:
+def trained(scans: int, model: str = MODEL) -> Path:
     """A workspace with models trained on a world of this many scans; up to date, nothing is done.
 
     Args:
         scans: about how many; an eighth of its lots are for calibration.
+        model: name of the workspace.
     """
-    world = ROOT / "workspaces" / f"{MODEL}-world-{scans}"
-    if not world.exists():
-        fresh = world.with_suffix(".new")
-        options = ["--out", str(fresh), "--scans", str(scans), "--seed", str(TRAINED_SEED)]
+    (ROOT / "workspaces").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "workspaces") as made:
+        world = Path(made)
+        options = ["--out", made, "--scans", str(scans), "--seed", str(TRAINED_SEED)]
         subprocess.run([sys.executable, "-m", "world", *options], check=True)
-        fresh.rename(world)
-    sources = Sources(
-        MODEL, world / "scans.parquet", world / "sites.csv", registry=world / "registry.csv"
-    )
-    folder = prepare(ROOT, sources.checked())
+        sources = Sources(
+            model, world / "scans.parquet", world / "sites.csv", registry=world / "registry.csv"
+        )
+        folder = prepare(ROOT, sources.checked())
     environment = {
+        "TRAILWATCH_HOME": str(ROOT),
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TRAILWATCH_HOME": str(ROOT),
     }
     command = [sys.executable, "-m", "dvc", "repro", "train"]
     subprocess.run(command, check=True, cwd=folder, env=environment)

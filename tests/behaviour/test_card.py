@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -66,6 +68,24 @@ def test_verdicts_are_parted_by_how_sure_they_are():
     block = Block(**{**plain, "name": "injected", "scores": {"lstm": score}, "target": target})
     told = card_page.bands(block, np.full(5, 0.6, np.float32))
     assert [row[1:] for row in told] == [["2", "50.000%"], ["1", "100.000%"], ["2", "50.000%"]]
+
+
+@pytest.mark.full
+def test_its_own_models_are_trained_once_and_beside_the_default_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAILWATCH_HOME", str(tmp_path))
+    others = card.ROOT / "models/weights/digest.json"
+    before = others.read_bytes() if others.exists() else None
+    try:
+        folder = card.trained(60_000, "card-test")
+        digest = folder / "models/weights/digest.json"
+        made = digest.stat().st_mtime_ns
+        assert json.loads(digest.read_text())["sha256"]
+        assert card.trained(60_000, "card-test") == folder
+        assert digest.stat().st_mtime_ns == made
+        assert card._lots(folder / "work/sequences", "calibration") >= 2
+    finally:
+        shutil.rmtree(card.ROOT / "workspaces/card-test", ignore_errors=True)
+    assert (others.read_bytes() if others.exists() else None) == before
 
 
 def test_without_weights_it_says_what_to_run(tmp_path, capsys):
