@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from bench.card import WORLDS as CARD_WORLDS
 from bench.card import Seen, together, world_seen
+from bench.card_page import table
 from models import lstm
 from models.lstm import TrailLSTM
 from pipelines import fitting, params
@@ -33,6 +34,7 @@ from pipelines.measures.blocks import Block
 from pipelines.measures.bootstrap import ap_replicates, interval, macro
 from pipelines.measures.lots import resample
 from pipelines.measures.ranking import average_precision, recall_at_fpr
+from pipelines.measures.report import POSITIONS
 from pipelines.parts import Part, load_part
 from pipelines.progress import Progress, say
 from trail.features import CONTEXT_OF, FEATURES
@@ -52,8 +54,6 @@ CONTINUOUS: Final = 100
 COLD: Final = 3
 NEW_SCANS: Final = 60_000
 MORE_SEED: Final = 7000
-POSITIONS: Final = {"1": (1, 1), "2-3": (2, 3), "4+": (4, 2**31)}
-"""Places of a scan in its trail."""
 
 
 @dataclass(frozen=True)
@@ -392,13 +392,9 @@ def page(found: Mapping[str, Figures], command: str) -> str:
         "average precision of the injected block; differences to the network as it is with 95 % "
         "intervals, paired by lot. Worlds as in [the benchmark card](benchmark-card.md). One "
         "training of each: *another seed* shows what chance alone does.",
-        "\n".join(
-            [
-                f"| variant | {' | '.join(ANOMALIES)} | macro AP, base | difference "
-                f"| {' | '.join(worlds[1:])} |",
-                "|---" * (len(ANOMALIES) + 3 + len(worlds) - 1) + "|",
-                *(_row(name, figures, as_it_is) for name, figures in found.items()),
-            ]
+        table(
+            ["variant", *ANOMALIES, "macro AP, base", "difference", *worlds[1:]],
+            [_row(name, figures, as_it_is) for name, figures in found.items()],
         ),
         "The last columns are differences of macro AP to the network as it is in that world.",
         *_by_position(found),
@@ -420,15 +416,9 @@ def _by_position(found: Mapping[str, Figures]) -> list[str]:
         "## The first scans of a trail",
         "Macro AP by the place of the scan in its trail, base. A network that was trained on the "
         "first three scans of trails alone would have to be better at them to be worth serving.",
-        "\n".join(
-            [
-                f"| variant | {' | '.join(POSITIONS)} |",
-                "|---" * (1 + len(POSITIONS)) + "|",
-                *(
-                    f"| {name} | {' | '.join(f'{at[p]:.3f}' for p in POSITIONS)} |"
-                    for name, at in rows
-                ),
-            ]
+        table(
+            ["variant", *POSITIONS],
+            [[name, *(f"{at[p]:.3f}" for p in POSITIONS)] for name, at in rows],
         ),
     ]
 
@@ -447,17 +437,14 @@ def _left_out(found: Mapping[str, Figures]) -> list[str]:
         "## Kinds of tampering that it never saw (held-out world W7)",
         "A kind of each type at a time is left out of training. Recall at 1 % false positives, "
         f"base: {mean:.2f} on average over the {len(rows)} kinds.",
-        "\n".join(
-            [
-                "| left out | kind | recall | recall where it was seen |",
-                "|---|---|---|---|",
-                *(f"| {name} | `{kind}` | {r:.3f} | {s:.3f} |" for name, kind, r, s in rows),
-            ]
+        table(
+            ["left out", "kind", "recall", "recall where it was seen"],
+            [[name, f"`{kind}`", f"{r:.3f}", f"{s:.3f}"] for name, kind, r, s in rows],
         ),
     ]
 
 
-def _row(name: str, figures: Figures, as_it_is: Figures) -> str:
+def _row(name: str, figures: Figures, as_it_is: Figures) -> list[str]:
     cells = [f"{figures[BASE]['ap'][kind]:.3f}" for kind in ANOMALIES]
     cells.append(f"{_mean(figures[BASE]):.3f}")
     for world in figures:
@@ -468,7 +455,7 @@ def _row(name: str, figures: Figures, as_it_is: Figures) -> str:
         one = interval(_mean(figures[world]) - _mean(as_it_is[world]), drawn)
         bounds = f" [{one.low:+.3f}, {one.high:+.3f}]" if world == BASE else ""
         cells.append(f"{one.mid:+.3f}{bounds}")
-    return f"| {name} | {' | '.join(cells)} |"
+    return [name, *cells]
 
 
 def _mean(figures: Mapping[str, Any]) -> float:

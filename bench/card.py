@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
 from pipelines.parts import load_part
 from pipelines.progress import Progress, say
+from pipelines.run import reproduce
 from pipelines.workspace import Sources, prepare
 from trail.facts import Context
 from trail.features import Encoded, encode
@@ -143,13 +145,9 @@ def trained(scans: int, model: str = MODEL) -> Path:
             model, world / "scans.parquet", world / "sites.csv", registry=world / "registry.csv"
         )
         folder = prepare(ROOT, sources.checked())
-    environment = {
-        "TRAILWATCH_HOME": str(ROOT),
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    command = [sys.executable, "-m", "dvc", "repro", "train"]
-    subprocess.run(command, check=True, cwd=folder, env=environment)
+    os.environ.setdefault("TRAILWATCH_HOME", str(ROOT))
+    with chdir(folder):
+        reproduce("train")
     return folder
 
 

@@ -110,7 +110,7 @@ def _sections(card: Carded, command: str) -> list[str]:
         "bootstrap over lots. No parameter, threshold or model was chosen on these worlds.",
         "![macro average precision by world](img/card_worlds.png)",
         "## Worlds",
-        _table(
+        table(
             ["world", "what it is", *MODELS],
             [
                 [world, card.said[world], *(_interval(tree["map"][m]) for m in MODELS)]
@@ -119,7 +119,7 @@ def _sections(card: Carded, command: str) -> list[str]:
         ),
         _drops(card.worlds),
         f"Average precision of {SERVED} by type:",
-        _table(
+        table(
             ["world", *ANOMALIES],
             [
                 [world, *(_number(tree["ap"][SERVED][k]["mid"]) for k in ANOMALIES)]
@@ -127,12 +127,12 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         f"## Types, `{name}`",
-        _table(
+        table(
             ["type", *MODELS],
             [[k, *(_interval(first["ap"][m][k]) for m in MODELS)] for k in ANOMALIES],
         ),
         "## Is one model better than another?",
-        _table(
+        table(
             ["pair", "macro AP", "p", *ANOMALIES],
             [
                 [
@@ -145,7 +145,7 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         f"## Grades: recall at 1 % false positives, `{name}`, {SERVED}",
-        _table(
+        table(
             ["type", "0 blatant", "1", "2", "3 only context tells"],
             [
                 [k, *(_number(first["grades"][SERVED][k][str(g)]) for g in range(4))]
@@ -158,12 +158,12 @@ def _sections(card: Carded, command: str) -> list[str]:
         "positives among honest legs as long, by beeline. The Bayes limit is that of a test that "
         "knows both densities of a leg's time; models see more than that time, so regret may be "
         "negative.",
-        _table(
+        table(
             ["km", "honest legs", "tampered", "Bayes limit", *MODELS, f"regret of {SERVED}"],
             regret.table(card.regret, SERVED),
         ),
         f"## Positions: macro AP by place of the scan in its trail, `{name}`",
-        _table(
+        table(
             ["position", *MODELS],
             [
                 [p, *(_number(first["position"][p][m]["map"]) for m in MODELS)]
@@ -172,12 +172,12 @@ def _sections(card: Carded, command: str) -> list[str]:
         ),
         f"## False positives of {SERVED} at its thresholds (nominal: at most {NOMINAL:.0%})",
         "Rate, and its upper 95 % bound by lot.",
-        _table(
+        table(
             ["world", *ANOMALIES],
             [[world, *_rates(tree)] for world, tree in card.worlds.items()],
         ),
         f"## Calibration, `{name}`",
-        _table(
+        table(
             ["model", *(f"ECE {k}" for k in ANOMALIES)],
             [
                 [m, *(f"{first['calibration'][m][k]['ece']:.5f}" for k in ANOMALIES)]
@@ -188,7 +188,7 @@ def _sections(card: Carded, command: str) -> list[str]:
         f"## How sure it is: verdicts of {SERVED}, `{name}`",
         "Scores are 0-100 and flagged from 50 on. Nearer to that than "
         f"{SURE - 50:.0f} the service calls its confidence medium: an analyst may want to look.",
-        _table(["verdict", "scans", "share of them anomalous"], bands(card.base, card.threshold)),
+        table(["verdict", "scans", "share of them anomalous"], bands(card.base, card.threshold)),
         f"## Controls: AUC of what cannot be told, `{name}`, {SERVED}",
         "Caught: trails flagged at the thresholds. A whole box or pallet is one case, so few lots "
         "hold many trails.",
@@ -215,7 +215,8 @@ def bands(block: Block, threshold: Float32) -> list[list[str]]:
     return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -253,7 +254,7 @@ def _controls(base: Block, first: Tree) -> str:
             auc, caught = found["auc"][SERVED], found["caught"][SERVED]
             told = [str(found["trails"]), str(lots), _interval(auc), f"{caught:.1%}"]
             rows.append([f"`{subtype}`", *told])
-    return _table(["control", "trails", "lots", "AUC", "caught"], rows)
+    return table(["control", "trails", "lots", "AUC", "caught"], rows)
 
 
 def _unseen(worlds: Mapping[str, Tree]) -> list[str]:
@@ -269,7 +270,7 @@ def _unseen(worlds: Mapping[str, Tree]) -> list[str]:
         "The world that was trained on hides a few of them, as real data may, and nobody has "
         "labelled them: there they count as honest. [Ablations](ablations.md) has kinds that were "
         "left out of training altogether.",
-        _table(["subtype", "trails", *MODELS], rows),
+        table(["subtype", "trails", *MODELS], rows),
     ]
 
 

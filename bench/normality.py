@@ -21,9 +21,11 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from bench.card import SHARE, WORLDS, Seen, world_seen
+from bench.card import WORLDS, Seen, world_seen
+from bench.card_page import table
 from models import predict, windows
 from models.lstm import standardisation
+from pipelines import params
 from pipelines.measures.ranking import recall_at_fpr
 from pipelines.parts import Part, load_part
 from pipelines.progress import Progress, say
@@ -35,6 +37,7 @@ SEED: Final = 23
 FIRST_SEED: Final = 8000
 """Seeds of the worlds begin here; the benchmark card's and the ablations' are others."""
 FPR: Final = 0.01
+MODELS: Final = ("normality", "svm", "rules", "lstm")
 HIDDEN: Final = 64
 MIXED: Final = 4
 """Parts of the mixture of times."""
@@ -221,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = sys.argv[1:] if argv is None else argv
     torch.set_num_threads(1)
     learned = honest_trails(load_part(asked.sequences, "train"))
-    length = 20
+    length = int(params.load()["train"]["length"])
     say(f"normality: {len(learned[0]):,} scans to learn from")
     model = fit(*learned, length, asked.epochs, 1024)
     held = honest_trails(load_part(asked.sequences, "validation"))
@@ -229,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: Recalls = {}
     for name in ("base", "W7"):
         say(f"normality: {name}, {WORLDS[name]}")
-        seen = world_seen(name, FIRST_SEED, asked.scans, asked.weights, SHARE)
+        seen = world_seen(name, FIRST_SEED, asked.scans, asked.weights)
         encoded = seen.encoded
         scores = {"rules": encoded.rules, **predict.logits(asked.weights, encoded)}
         surprised = surprise(model, encoded.features, encoded.offsets, length)
@@ -240,9 +243,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.out.write_text(page(found, command, asked.scans) + "\n")
     say(f"normality: {asked.out}")
     return 0
-
-
-MODELS: Final = ("normality", "svm", "rules", "lstm")
 
 
 def page(found: Recalls, command: str, scans: int) -> str:
@@ -262,9 +262,7 @@ def page(found: Recalls, command: str, scans: int) -> str:
             f"worlds of some {scans:,} scans. *normality* and *svm* have seen honest trails alone, "
             "so every kind is new to them; the network (*lstm*) was trained on most. "
             "[Ablations](ablations.md) has the network's recall of kinds left out of its training.",
-            "\n".join(
-                "| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows]
-            ),
+            table(head, rows),
         ]
     )
 
