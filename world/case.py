@@ -252,11 +252,12 @@ class Case:
         came = self.arrival(site, shop, left)
         return [out, (came, shop, int(Op.RETAIL_IN)), *self.shop_life(shop, came)]
 
-    def shops(self, wholesaler: int) -> npt.NDArray[np.intp]:
-        """Retailers that the wholesaler ships such goods to, or any goods where it has none."""
-        every = self.seen.next_sites(wholesaler, Tier.RETAIL)
-        sold = every[self.seen.in_market(self.lot.product, every)]
-        return sold if len(sold) else every
+    def shops(self, wholesaler: int) -> npt.NDArray[np.integer]:
+        """Retailers that the wholesaler ships such goods to, as often as it does, or any goods
+        where it has none.
+        """
+        usual = self.seen.usual_next(self.lot.product, wholesaler, Tier.RETAIL)
+        return usual if len(usual) else self.seen.next_sites(wholesaler, Tier.RETAIL)
 
     def kilometres(self, start: int, ends: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         """Distance from start to each end."""

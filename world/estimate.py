@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from trail.order import changes
 from trail.scan import (
     HOUR_US,
     OP_DIRECTION,
@@ -45,6 +47,8 @@ class Estimate:
     Attributes:
         sites: the site master.
         used: int64 (k, k), lots seen on each leg.
+        shipped: by (product number, site), the sites that such goods went to from there, each as
+            often as lots of the product did.
         typical_h: float64 (k, k), median hours of a leg, by distance where too few were seen.
         ratio: float64 (q,), quantiles of a leg's hours over its typical hours.
         sold: for each product number, bool (k,), the regions (hub positions) where it is sold.
@@ -58,6 +62,7 @@ class Estimate:
 
     sites: Sites
     used: Int64
+    shipped: dict[tuple[int, int], Int64]
     typical_h: Float64
     ratio: Float64
     sold: dict[int, Bool]
@@ -75,6 +80,18 @@ class Estimate:
     def next_sites(self, site: int, tier: int) -> npt.NDArray[np.intp]:
         """Sites of `tier` that `site` ships to."""
         return np.flatnonzero((self.used[site] >= USED_LOTS) & (self.sites.tier == tier))
+
+    def usual_next(self, product: int, site: int, tier: int) -> npt.NDArray[np.integer]:
+        """Lawful sites of `tier` in the product's market that `site` ships to.
+
+        Each stands there as often as lots of the product took that way: a way that such goods
+        seldom take would tell. Where none is known to, every lawful site stands there once.
+        """
+        lawful = self.next_sites(site, tier)
+        lawful = lawful[self.in_market(product, lawful)]
+        often = self.shipped.get((product, site))
+        known = lawful[:0] if often is None else often[np.isin(often, lawful)]
+        return known if len(known) else lawful
 
     def in_market(self, product: int, sites: npt.NDArray[np.intp]) -> Bool:
         """Which sites lie in a region where the product is sold."""
@@ -102,7 +119,7 @@ def estimate(scans: Scans, sites: Sites, order: npt.NDArray[np.intp]) -> Estimat
     time = scans.time_us[order]
     same = epc[1:] == epc[:-1]
     gap_h = np.diff(time) / HOUR_US
-    used, typical_h, ratio = _legs(scans, sites, epc, site, op, gap_h, same)
+    used, shipped, typical_h, ratio = _legs(scans, sites, epc, site, op, gap_h, same)
     stay = same & (site[1:] == site[:-1]) & (op[1:] == op[:-1] + 1) & (gap_h > 0)
     stay_h = np.zeros((10, _QUANTILES))
     for o in Op:
@@ -116,6 +133,7 @@ def estimate(scans: Scans, sites: Sites, order: npt.NDArray[np.intp]) -> Estimat
     return Estimate(
         sites=sites,
         used=used,
+        shipped=shipped,
         typical_h=typical_h,
         ratio=ratio,
         sold=_sold(scans, sites, epc, site, op, region),
@@ -141,8 +159,10 @@ def _grid() -> Float64:
 
 def _legs(
     scans: Scans, sites: Sites, epc: Int32, site: Int32, op: Int8, gap_h: Float64, same: Bool
-) -> tuple[Int64, Float64, Float64]:
-    """Lots on each leg, its typical hours, and quantiles of hours over typical hours."""
+) -> tuple[Int64, dict[tuple[int, int], Int64], Float64, Float64]:
+    """Lots on each leg, where each product's lots went, a leg's typical hours, and quantiles of
+    hours over typical hours.
+    """
     k = len(sites)
     leg = same & (site[1:] != site[:-1]) & (OP_DIRECTION[op[1:]] == 1) & (gap_h > 0)
     leg &= OP_DIRECTION[op[:-1]] <= 0
@@ -164,7 +184,24 @@ def _legs(
     ratio = gap_h[at] / typical[edge]
     ratio = ratio[enough[edge] & (op[at] != Op.AGGREGATION)]
     quantiles = np.quantile(ratio, _grid()) if len(ratio) else np.ones(_QUANTILES)
-    return used, typical.reshape(k, k), quantiles
+    product = scans.codes.product[epc[at]][_first_of(lot, pair[:, 1])]
+    return used, _shipped(product, pair[:, 0], k), typical.reshape(k, k), quantiles
+
+
+def _first_of(values: Int64, wanted: Int64) -> npt.NDArray[np.intp]:
+    """A position of each wanted value among the values."""
+    distinct, first = np.unique(values, return_index=True)
+    return first[np.searchsorted(distinct, wanted)]
+
+
+def _shipped(product: Int32, edge: Int64, k: int) -> dict[tuple[int, int], Int64]:
+    """Where each product went from each site, once for each lot; arguments one a lot and leg."""
+    start, end = np.divmod(edge, max(k, 1))
+    order = np.lexsort((end, start, product))
+    product, start, end = product[order], start[order], end[order]
+    new = changes(product, start).nonzero()[0]
+    keys = zip(product[new].tolist(), start[new].tolist(), strict=True)
+    return {key: end[a:b] for key, (a, b) in zip(keys, pairwise([*new, len(end)]), strict=True)}
 
 
 def _pairs(edge: Int64, lot: Int64) -> Int64:

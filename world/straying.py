@@ -9,7 +9,7 @@ from trail.scan import HOUR_US, Op, Tier
 from world.case import DAY_US, DUP, JUMP, LOC, ORDER, Case, Key, Plan
 from world.estimate import USED_LOTS
 
-Sites_ = npt.NDArray[np.intp]
+Sites_ = npt.NDArray[np.integer]
 
 
 def tier_mismatch(case: Case) -> Plan | None:
@@ -79,8 +79,7 @@ def wrong_market(case: Case) -> Plan | None:
 
 def _lawful(case: Case, i: int) -> Sites_:
     start, tier = case.trail[i][1], int(case.seen.sites.tier[case.trail[i + 1][1]])
-    sites = case.seen.next_sites(start, tier)
-    return sites[case.seen.in_market(case.lot.product, sites)]
+    return case.seen.usual_next(case.lot.product, start, tier)
 
 
 def strays(case: Case) -> Plan | None:
@@ -90,8 +89,13 @@ def strays(case: Case) -> Plan | None:
         return None
     few = 1 if case.rng.random() < 0.8 else 2 + int(case.rng.random() * 2)
     plan = _diverted(case, i, _lawful(case, i), few=few)
-    if plan is not None and few > 1:
-        plan.known_from_us = case.trail[i + 1][0]
+    if plan is None:
+        return None
+    box_came = case.trail[i + 1][0]
+    if few > 1:
+        plan.known_from_us = box_came
+    if plan.add[0][0] < box_came:  # whether it strayed or came before its box, nobody knows yet
+        plan.blur = JUMP
     return plan
 
 
@@ -100,10 +104,7 @@ def box_diverted(case: Case) -> Plan | None:
     i = _leg(case)
     if i is None:
         return None
-    sites = _lawful(case, i)
-    # As often as goods go there anyway: a rare edge would tell.
-    often = np.repeat(sites, case.seen.used[case.trail[i][1], sites])
-    return _diverted(case, i, often, known="never")
+    return _diverted(case, i, _lawful(case, i), known="never")
 
 
 def backwards(case: Case) -> Plan | None:

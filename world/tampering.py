@@ -78,6 +78,7 @@ def tamper(
     subtypes: Collection[str] | None = None,
     scope: str = "mix",
     noise: Noise = DEFAULT_NOISE,
+    known: Scans | None = None,
 ) -> Tampered:
     """Tamper with observed scans; lawful edges, leg times and markets are learned from them.
 
@@ -89,11 +90,12 @@ def tamper(
         subtypes: names of `SUBTYPES`; None is all but those only hidden in worlds.
         scope: "item" (single items), "box" (whole boxes), or "mix" (mostly items).
         noise: errors in recording new and changed scans.
+        known: scans of the same installation to learn from instead, where those are few.
 
     Raises:
         ValueError: share, scope or a subtype name is not possible.
     """
-    made = draft(scans, sites, share=share, seed=seed, subtypes=subtypes, scope=scope)
+    made = draft(scans, sites, share=share, seed=seed, subtypes=subtypes, scope=scope, known=known)
     time_us = made.scans.time_us.copy()
     changed = np.flatnonzero(made.changed & ~_read_with_others(made, scans))
     if len(changed):
@@ -111,6 +113,7 @@ def draft(
     subtypes: Collection[str] | None = None,
     scope: str = "mix",
     natural: bool = False,
+    known: Scans | None = None,
 ) -> Draft:
     """Tamper at physical times; see `tamper`. With `natural`, hidden subtypes take part."""
     if not 0.0 <= share <= 0.15:
@@ -121,7 +124,11 @@ def draft(
     if not len(scans) or not which or share == 0:
         return _applied(scans, np.arange(len(scans)), Edit())
     order = sorted_order(scans)
-    seen = estimate(scans, sites, order)
+    seen = (
+        estimate(scans, sites, order)
+        if known is None
+        else estimate(known, sites, sorted_order(known))
+    )
     lots = list(lot_views(scans, order))
     trails = sum(len(lot.first) - 1 for _, lot in lots)
     rates, wanted = wanted_counts(trails, which, share)

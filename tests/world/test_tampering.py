@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import mode
 
 from tests.world.small import honest, tampered, trails
 from trail.epc import parse
@@ -278,6 +279,47 @@ def test_a_stray_left_with_its_box_and_arrives_without_it():
             after.scans.site == after.scans.site[came]
         )
         assert there.sum() <= 3
+
+
+def test_a_stray_that_comes_before_its_box_may_also_be_a_jump():
+    scans, _ = honest()
+    after = tampered("loc_strays")
+    early = late = 0
+    for mine in trails(after):
+        first = int(np.argmax(after.truth.cause[mine]))
+        left, came = mine[first - 1], mine[first]
+        if after.scans.op[came] != after.scans.op[left] + 1:
+            continue  # a reader missed where it came
+        box = scans.epc[scans.time_us == after.scans.time_us[left]]
+        arrivals = np.isin(scans.epc, box) & (scans.op == after.scans.op[came])
+        box_came = mode(scans.time_us[arrivals]).mode
+        if abs(int(box_came - after.scans.time_us[came])) < HOUR_US:
+            continue  # within what clocks differ by
+        before = after.scans.time_us[came] < box_came
+        assert bool(after.truth.blur[came] & (1 << Anomaly.JUMP)) == before
+        assert not after.truth.blur[left]
+        early, late = early + before, late + (not before)
+    assert early > 5 and late > 5
+
+
+def test_goods_go_astray_where_such_goods_usually_go():
+    scans, sites = honest()
+    seen = estimate(scans, sites, sorted_order(scans))
+    for name in ("loc_strays", "loc_box_diverted"):
+        after = tampered(name)
+        lots = []
+        for mine in trails(after):
+            first = int(np.argmax(after.truth.cause[mine]))
+            start, end = (int(after.scans.site[i]) for i in mine[first - 1 : first + 1])
+            if after.scans.op[mine[first]] != after.scans.op[mine[first - 1]] + 1:
+                continue  # a reader missed where it left
+            product = int(after.scans.codes.product[after.scans.epc[mine[0]]])
+            often = seen.shipped.get((product, start), np.empty(0))
+            lawful = seen.usual_next(product, start, int(sites.tier[end]))
+            assert end in lawful
+            lots.append(((often == end).sum(), np.mean([(often == o).sum() for o in set(lawful)])))
+        went, mean = np.array(lots).T
+        assert went.mean() > mean.mean()  # more often where more lots go than a draw among sites
 
 
 def test_inversions_are_known_at_their_second_scan():
