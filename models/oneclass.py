@@ -64,13 +64,14 @@ def novelty(path: Path, features: Float32, chunk: int = 50_000) -> Float32:
     """
     from safetensors.numpy import load_file
 
-    arrays = load_file(str(path))
+    # Weights of both signs nearly cancel: in float32 a scan's place in the batch would show.
+    arrays = {name: value.astype(np.float64) for name, value in load_file(str(path)).items()}
     components, weights = arrays["components"], arrays["weights"]
     gamma, offset = float(arrays["gamma"][0]), float(arrays["offset"][0])
     norm = (components**2).sum(axis=1)
     result = np.empty(len(features), dtype=np.float32)
     for start in range(0, len(features), chunk):
-        rows = features[start : start + chunk]
+        rows = features[start : start + chunk].astype(np.float64)
         away = (rows**2).sum(axis=1)[:, None] + norm - 2 * rows @ components.T
         kernel = np.exp(-gamma * np.maximum(away, 0))
         result[start : start + chunk] = offset - kernel @ weights

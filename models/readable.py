@@ -72,6 +72,9 @@ _WORDS: Final = {
     "market_known": "it is known where the product is sold",
     "market_share": "share of the product that goes to this region",
     "off_market": "the product is not sold in this region",
+    "lot_loads_log": "loads of the lot that have arrived so far",
+    "lot_pace": "time of the lot's loads so far against the usual ones",
+    "lot_off_pace": "how far the lot's loads so far were from the usual times",
 }
 
 READABLE: Final = {

@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trail.mates import LotTable, Mates, mates
+from trail.mates import LotTable, Mates, as_of, placed
 from trail.network import BoundNetwork, Network, Steps
 from trail.order import Index, numbered
 from trail.registry import Registry
+from trail.roads import Roads, roads
 from trail.scan import (
     DAY_US,
     OP_DIRECTION,
@@ -107,6 +108,7 @@ class Facts:
         serial: serial number of the code.
         mates: see `trail.mates.Mates`.
         steps: see `trail.network.Steps`; None without a network.
+        roads: see `trail.roads.Roads`; None without a network.
     """
 
     op: Int8
@@ -146,6 +148,7 @@ class Facts:
     serial: Int32
     mates: Mates
     steps: Steps | None
+    roads: Roads | None
 
 
 def previous_of(starts: Bool) -> Index:
@@ -172,7 +175,8 @@ def facts(
     shaped = codes.fault == 0
     company_unknown = shaped & known & ~context.registry.has_company(codes)
     product_unknown = shaped & known & ~context.registry.has_product(codes)
-    tier = context.sites.tier[site]
+    tier, network = context.sites.tier[site], context.network
+    there = placed(scans, previous, table)
     return Facts(
         op=scans.op,
         previous=previous,
@@ -184,8 +188,9 @@ def facts(
         serial=codes.serial[epc],
         site_known=context.sites.known[site],
         tier_mismatch=(tier >= 0) & (tier != SITE_TIER_OF_OP[scans.op]),
-        mates=mates(scans, previous, table),
-        steps=None if context.network is None else context.network.steps(scans, previous),
+        mates=as_of(there, previous),
+        steps=None if network is None else network.steps(scans, previous),
+        roads=None if network is None else roads(there.table, there.group, network),
         **_of_step(scans, previous, context.sites),
         **_of_trail(scans, starts),
     )

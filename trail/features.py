@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from trail.facts import BoundContext, Context, Facts, facts_of
 from trail.mates import LotTable
+from trail.roads import Roads
 from trail.rules import ENOUGH_COMMISSIONED, Findings, judge
 from trail.scan import ANOMALIES, EVENT_TYPES, Float32, Int64, Op, Scans
 from trail.trails import Trails, sort
@@ -67,6 +68,11 @@ def _low_ratio(f: Facts) -> Column:
 def _with_steps(read: Callable[[Facts], Column]) -> Callable[[Facts], Column]:
     """A column that is 0 where there is no network to ask."""
     return lambda f: np.zeros(len(f.op), np.float32) if f.steps is None else read(f)
+
+
+def _with_roads(read: Callable[[Roads], Column]) -> Callable[[Facts], Column]:
+    """A column of what the lot's loads say, 0 where there is no network to compare them with."""
+    return lambda f: np.zeros(len(f.op), np.float32) if f.roads is None else read(f.roads)
 
 
 def _is_op(op: int) -> Callable[[Facts], Column]:
@@ -153,7 +159,13 @@ _NETWORK: Final[dict[str, Callable[[Facts], Column]]] = {
     ),
 }
 
-_COLUMNS: Final = {**_OWN, **_CODE, **_MATES, **_NETWORK}
+_ROADS: Final[dict[str, Callable[[Facts], Column]]] = {
+    "lot_loads_log": _with_roads(lambda r: _log(r.loads)),
+    "lot_pace": _with_roads(lambda r: r.pace),
+    "lot_off_pace": _with_roads(lambda r: r.off),
+}
+
+_COLUMNS: Final = {**_OWN, **_CODE, **_MATES, **_NETWORK, **_ROADS}
 
 RULE_FEATURES: Final = tuple(f"rule_{name}" for name in ANOMALIES)
 
@@ -164,7 +176,7 @@ CONTEXT_OF: Final = {
     **dict.fromkeys(_OWN, "own trail"),
     **dict.fromkeys(_CODE, "code"),
     **dict.fromkeys(_MATES, "box and lot"),
-    **dict.fromkeys(_NETWORK, "network"),
+    **dict.fromkeys((*_NETWORK, *_ROADS), "network"),
     **dict.fromkeys(RULE_FEATURES, "rules"),
 }
 """Which context each feature comes from."""

@@ -9,7 +9,7 @@ for each lot and get the figures of the pipeline. "As of t" includes every scan 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,7 @@ def table_of(scans: Scans, previous: Index, new: npt.NDArray[np.bool_] | None = 
         new: bool (n,), the scans to count; the others only say where the new ones came from.
     """
     weight = np.ones(len(scans), np.int64) if new is None else new.astype(np.int64)
-    return _aggregate(_Occurrences.of_scans(scans, weight), _steps(previous, weight))[0]
+    return _aggregate(_Occurrences.of_scans(scans, weight), _steps(previous, weight)).table
 
 
 def merge(first: LotTable, second: LotTable) -> LotTable:
@@ -107,7 +107,7 @@ def merge(first: LotTable, second: LotTable) -> LotTable:
         np.concatenate([first.end, second.end + len(first)]),
         np.concatenate([first.moved, second.moved]),
     )
-    return _aggregate(occurrences, steps)[0]
+    return _aggregate(occurrences, steps).table
 
 
 def mates(scans: Scans, previous: Index, table: LotTable | None = None) -> Mates:
@@ -118,32 +118,47 @@ def mates(scans: Scans, previous: Index, table: LotTable | None = None) -> Mates
         previous: intp (n,), position of each trail's previous scan, -1 at a first one.
         table: counters of the lots, these scans counted in; None computes them from the scans.
     """
+    return as_of(placed(scans, previous, table), previous)
+
+
+class Placed(NamedTuple):
+    """Scans in the counters of their lots.
+
+    Attributes:
+        table: the counters.
+        group: intp (n,), the group of each scan.
+        move: intp (m,), the move of each of the m steps of the trails.
+        counted: the same groups with only those moves that `move` numbers.
+    """
+
+    table: LotTable
+    group: Index
+    move: Index
+    counted: LotTable
+
+
+def placed(scans: Scans, previous: Index, table: LotTable | None = None) -> Placed:
+    """Find scans in counters of their lots; see `mates`."""
     if table is None:
         one = np.ones(len(scans), np.int64)
-        placed = _aggregate(_Occurrences.of_scans(scans, one), _steps(previous, one))
-    else:
-        placed = _found(scans, previous, table) or _put_in(scans, previous, table)
-    return _as_of(*placed, previous)
+        return _aggregate(_Occurrences.of_scans(scans, one), _steps(previous, one))
+    return _found(scans, previous, table) or _put_in(scans, previous, table)
 
 
-_Placed = tuple[LotTable, Index, Index]
-"""Counters, the group of each scan, and the move of each step."""
-
-
-def _found(scans: Scans, previous: Index, table: LotTable) -> _Placed | None:
+def _found(scans: Scans, previous: Index, table: LotTable) -> Placed | None:
     """Look scans up in counters of their lots; None where one of them is not there."""
     group = _group_in(table, scans)
     if group is None:
         return None
     start, end, _ = _steps(previous, group)
     start, end = group[start], group[end]
-    table = _moves_from(table, start)
-    moves = table.start * len(table) + table.end
+    counted = _moves_from(table, start)
+    moves = counted.start * len(table) + counted.end
     wanted = start * len(table) + end
     move = np.searchsorted(moves, wanted)
     if (move == len(moves)).any() or (moves[move] != wanted).any():
         return None
-    return table, group, move
+    return Placed(table, group, move, counted)
 
 
 def _moves_from(table: LotTable, start: Index) -> LotTable:
@@ -182,7 +197,7 @@ def _group_in(table: LotTable, scans: Scans) -> Index | None:
         group = group + other
 
 
-def _put_in(scans: Scans, previous: Index, table: LotTable) -> _Placed:
+def _put_in(scans: Scans, previous: Index, table: LotTable) -> Placed:
     """Put scans without weight into counters that may lack some of them."""
     none = np.zeros(len(scans), np.int64)
     occurrences = _Occurrences.of_table(table).then(_Occurrences.of_scans(scans, none))
@@ -192,8 +207,9 @@ def _put_in(scans: Scans, previous: Index, table: LotTable) -> _Placed:
         np.concatenate([table.end, end + len(table)]),
         np.concatenate([table.moved, weight]),
     )
-    counted, group, move = _aggregate(occurrences, steps)
-    return counted, group[len(table) :], move[len(table.start) :]
+    whole = _aggregate(occurrences, steps)
+    group, move = whole.group[len(table) :], whole.move[len(table.start) :]
+    return Placed(whole.table, group, move, whole.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +255,7 @@ def _steps(previous: Index, weight: Int64) -> tuple[Index, Index, Int64]:
     return previous[end], end, weight[end]
 
 
-def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed:
+def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> Placed:
     """Count groups and moves."""
     order, new = _by_group(what)
     heads = new.nonzero()[0]
@@ -267,7 +283,7 @@ def _aggregate(what: _Occurrences, steps: tuple[Index, Index, Int64]) -> _Placed
         end=reached[move_heads],
         moved=_sums(weight[by_move], move_heads),
     )
-    return table, group, move
+    return Placed(table, group, move, table)
 
 
 def _by_group(what: _Occurrences) -> tuple[Index, Bool]:
@@ -295,8 +311,9 @@ def _sums(values: Int64, heads: Index) -> Int64:
     return np.add.reduceat(values, heads) if len(heads) else np.empty(0, dtype=np.int64)
 
 
-def _as_of(table: LotTable, group: Index, move: Index, previous: Index) -> Mates:
+def as_of(there: Placed, previous: Index) -> Mates:
     """Spread the counters over the scans."""
+    _, group, move, table = there
     of_step = np.full(len(previous), -1)
     of_step[previous >= 0] = move
     departed, here, lag_s = _departures(table)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from trail.scan import Float32, Int32, Int64, Scans
+from trail.scan import Float32, Int8, Int32, Int64, Scans
 from trail.sites import Sites
 
 Index = npt.NDArray[np.intp]
@@ -258,7 +258,8 @@ class BoundNetwork:
         start[first] = self._k
         pair = np.take(self._pair, start * (self._k + 1) + place)
         hours = (scans.time_us - scans.time_us[before]) / 3.6e9
-        row = self._row(scans, before, pair, first)
+        row = self._row(scans.site[before], scans.op[before], scans.site, scans.op, pair)
+        row[first] = -1
         market = self._market(scans, hub)
         return Steps(
             known=self._often_left[start] & self._often_reached[place] & (start != place),
@@ -274,16 +275,26 @@ class BoundNetwork:
             market_share=np.take(self._market_share, market),
         )
 
-    def _row(self, scans: Scans, before: Index, pair: Int32, first: Index) -> Index:
+    def usual_h(self, start: Int32, op_was: Int8, end: Int32, op: Int8) -> Float32:
+        """Median time of some steps, float32 (m,), hours; 0 where it is not known.
+
+        Args:
+            start: int32 (m,), site of the scan before.
+            op_was: int8 (m,), its operation.
+            end: int32 (m,), site of the scan.
+            op: int8 (m,), its operation.
+        """
+        pair = np.take(self._pair, self._place[start] * (self._k + 1) + self._place[end])
+        usual: Float32 = self._expected_h[self._row(start, op_was, end, op, pair)]
+        return usual
+
+    def _row(self, start: Int32, op_was: Int8, end: Int32, op: Int8, pair: Int32) -> Index:
         """Row of each step's times: of its route where that is known, else of its class, or -1."""
-        ops = scans.op[before] * np.int64(_OPS) + scans.op
+        ops = op_was * np.int64(_OPS) + op
         row = np.take(self._route, pair * np.int64(_OPS**2) + ops).astype(np.intp)
-        row[first] = 0
         back_off = np.flatnonzero(row < 0)
-        start, end = scans.site[before[back_off]], scans.site[back_off]
-        km = _km_class(self._sites.distance_km(start, end))
+        km = _km_class(self._sites.distance_km(start[back_off], end[back_off]))
         row[back_off] = self._class[ops[back_off] * _KM_BINS + km]
-        row[first] = -1
         return row
 
     def _market(self, scans: Scans, hub: Int64) -> Int64:

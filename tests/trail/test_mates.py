@@ -99,8 +99,8 @@ def test_scans_looked_up_in_a_table_say_the_same_as_scans_put_into_it(scans, ran
         return
     found = room._found(asked.scans, before, table)
     assert found is not None
-    looked_up = room._as_of(*found, before)
-    put_in = room._as_of(*room._put_in(asked.scans, before, table), before)
+    looked_up = room.as_of(found, before)
+    put_in = room.as_of(room._put_in(asked.scans, before, table), before)
     for name in looked_up.__slots__:
         assert np.array_equal(getattr(looked_up, name), getattr(put_in, name)), name
 
@@ -114,7 +114,7 @@ def test_a_scan_that_a_table_lacks_is_put_in(scans, random):
     part = sort(trails.scans.take(some))
     table = table_of(part.scans, previous_of(part.starts))
     told = mates(trails.scans, previous, table)
-    put_in = room._as_of(*room._put_in(trails.scans, previous, table), previous)
+    put_in = room.as_of(room._put_in(trails.scans, previous, table), previous)
     for name in told.__slots__:
         assert np.array_equal(getattr(told, name), getattr(put_in, name)), name
 
