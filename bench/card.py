@@ -40,7 +40,7 @@ from pipelines.measures.blocks import Block, scored_target
 from pipelines.measures.report import Operating, Tree, report
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
-from pipelines.parts import load_part
+from pipelines.parts import load_part, pace_of
 from pipelines.progress import Progress, say
 from pipelines.run import reproduce
 from pipelines.workspace import Sources, prepare
@@ -286,6 +286,7 @@ def _part(encoded: Encoded, truth: Truth, target: np.ndarray) -> SimpleNamespace
     touched[scans.epc[truth.subtype[order] >= 0]] = True
     marks = ("anomaly", "subtype", "grade", "control", "cause", "evidence")
     return SimpleNamespace(
+        pace=pace_of(encoded.features),
         target=target[order],
         lot=scans.lot,
         trail=scans.epc.astype(np.int64),

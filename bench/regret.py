@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.measures.ranking import recall_at_fpr
+from pipelines.parts import pace_of
 from trail.features import FEATURES
 from trail.scan import Anomaly, Float32
 from world.hurrying import SHARE
@@ -61,10 +62,9 @@ class Legs:
         tampered = (jump == 1) & (subtype == NAMES.index(SUBTYPE))
         leg = (value["km_log"] > 0) & (value["op_step"] > 0) & (value["expected_h_log"] > 0)
         kept = leg & (tampered | ((jump == 0) & (subtype < 0)))
-        hours, usual = (np.expm1(value[name][kept]) for name in ("gap_h_log", "expected_h_log"))
         return cls(
             np.expm1(value["km_log"][kept]),
-            hours / usual,
+            pace_of(features[kept]),
             tampered[kept],
             {model: score[kept, Anomaly.JUMP] for model, score in scores.items()},
         )

@@ -14,10 +14,17 @@ import numpy.typing as npt
 
 from trail.epc import mix
 from trail.features import FEATURES, VERSION
+from trail.scan import Scans
 
 PARTS: Final = ("train", "validation", "calibration", "test")
 AGAIN: Final = "train_again"
 """The training lots, tampered with anew; they are seen with a context missing."""
+STRETCHED: Final = "train_stretched"
+"""Some of the training lots, their legs stretched (`pipelines.stretching`) and tampered with."""
+BOXED: Final = "train_boxed"
+"""Some of the training lots, only whole boxes and pallets tampered with."""
+MORE: Final = (AGAIN, STRETCHED, BOXED)
+"""What training sees besides its part."""
 FOLDS: Final = 8
 """Groups of training lots; each is encoded against a network counted on the others."""
 
@@ -33,6 +40,23 @@ class LabelSource(IntEnum):
 def fold_of(lot: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The fold of each lot key, 0 to FOLDS - 1; it depends on the key alone."""
     return (mix(lot.astype(np.uint64)) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def some_lots(scans: Scans, share: float, seed: int) -> npt.NDArray[np.intp]:
+    """Scans of randomly drawn lots that together hold about this share, one lot at least."""
+    lot, code = np.unique(scans.lot, return_inverse=True)
+    order = np.argsort(uniform(lot, seed), kind="stable")
+    size = np.bincount(code, minlength=len(lot))[order]
+    before = np.cumsum(size) - size
+    drawn = np.zeros(len(lot), bool)
+    drawn[order] = before < share * len(scans)
+    return np.flatnonzero(drawn[code])
+
+
+def uniform(key: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) that depends on key and seed only."""
+    mixed = mix(key.astype(np.uint64) ^ mix(np.full(1, seed, np.uint64)))
+    return np.asarray((mixed >> np.uint64(11)) / float(2**53))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,21 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.op)
+
+    @property
+    def pace(self) -> npt.NDArray[np.float32]:
+        """See `pace_of`."""
+        return pace_of(self.features)
+
+
+def pace_of(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Time since the scan before over the usual time of such a step, not a number where none is
+    known, float32 (n,), of features (n, F).
+    """
+    gap_h, usual_h = (
+        np.expm1(features[:, FEATURES.index(name)]) for name in ("gap_h_log", "expected_h_log")
+    )
+    return np.divide(gap_h, usual_h, out=np.full_like(gap_h, np.nan), where=usual_h > 0)
 
 
 def save_part(part: Part, folder: Path, name: str) -> None:

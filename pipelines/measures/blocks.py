@@ -33,6 +33,12 @@ class Part(Protocol):
         """int8 (n, 5): 1 anomalous, 0 honest, -1 not counted."""
 
     @property
+    def pace(self) -> Float32:
+        """float32 (n,), time since the scan before over the usual time of such a step, not a number
+        where none is known.
+        """
+
+    @property
     def lot(self) -> Int64:
         """int64 (n,), lot key."""
 
@@ -93,7 +99,8 @@ class Block:
         name: "injected", "natural" or "verdicts".
         target: int8 (n, 5), as `Part.target`, with every trail of a control at -1.
         scores: float32 (n, 5) in [0, 1], by model.
-        lot, time_us, op, anomaly, subtype, grade, control, cause, evidence: as in `Part`, (n,).
+        lot, pace, time_us, op, anomaly, subtype, grade, control, cause, evidence: as in `Part`,
+            (n,).
         trail: int64 (n,), from 0, without gaps.
         position: int64 (n,), place of the scan in its trail, from 1.
     """
@@ -104,6 +111,7 @@ class Block:
     lot: Int64
     trail: Int64
     position: Int64
+    pace: Float32
     time_us: Int64
     op: Int8
     anomaly: Int8
@@ -246,6 +254,7 @@ def _block(
         lot=part.lot[kept],
         trail=trail,
         position=np.arange(len(trail)) - starts[trail] + 1 if len(trail) else trail,
+        pace=part.pace[kept],
         time_us=part.time_us[kept],
         op=part.op[kept],
         anomaly=source.anomaly[kept],

@@ -1,8 +1,9 @@
 """Controls: tampering that cannot be told. A model that tells it has found a leak.
 
 A control scan is compared with honest scans that were read as it was: the same operation, the same
-operation before it, about as many items at once. A whole box that came in good order must not be
-told by being whole, nor a sale by being a sale.
+operation before it, about as many items at once; and for movements, about as long a time over the
+usual one. A whole box that came in good order must not be told by being whole, nor a sale by being
+a sale, nor a quick lorry by what makes it quick: other lorries are as quick, if few.
 """
 
 from __future__ import annotations
@@ -16,9 +17,30 @@ import numpy as np
 from pipelines.measures.blocks import Block, Int8, first_true
 from pipelines.measures.lots import Float32, Int64
 from pipelines.measures.ranking import Bool, places
+from trail.scan import Anomaly
 
 _SIZES: Final = (2, 5, 9, 14, 31)
 """Items read at once: alone, some, most of a box, a box, more, a pallet."""
+_PACES: Final = (
+    0.4,
+    0.5,
+    0.6,
+    0.65,
+    0.7,
+    0.75,
+    0.8,
+    0.9,
+    1.0,
+    1.2,
+    1.5,
+    2.0,
+    3.0,
+    4.0,
+    6.0,
+    9.0,
+    15.0,
+)
+"""Time over usual time: classes begin here."""
 _NO_OP: Final = 10
 _LEAST_ALIKE: Final = 50
 """Honest scans that a class needs for a comparison."""
@@ -56,6 +78,8 @@ def control_auc(
     chosen = of_subtype & block.cause & (np.arange(len(block)) < end)
     honest = block.target[:, anomaly] == 0
     alike = read_alike(block.op, block.trail, block.lot, block.time_us)
+    if anomaly == Anomaly.JUMP:
+        alike = moved_alike(alike, block.pace)
     return matched_auc(score, chosen, honest, alike, block.lot, block.trail, count, seed)
 
 
@@ -71,6 +95,12 @@ def read_alike(op: Int8, trail: Int64, lot: Int64, time_us: Int64) -> Int64:
     reading[order] = np.cumsum(new) - 1
     size = np.searchsorted(_SIZES, np.bincount(reading)[reading], side="right")
     return (op * np.int64(_NO_OP + 1) + before) * (len(_SIZES) + 1) + size
+
+
+def moved_alike(alike: Int64, pace: Float32) -> Int64:
+    """Classes of `read_alike`, int64 (n,), parted further by `Block.pace`, float32 (n,)."""
+    place = np.searchsorted(_PACES, pace, side="right")
+    return alike * (len(_PACES) + 2) + np.where(np.isnan(pace), len(_PACES) + 1, place)
 
 
 def matched_auc(
@@ -92,7 +122,7 @@ def matched_auc(
         score: float32 (n,).
         chosen: bool (n,), scans of the control.
         honest: bool (n,).
-        alike: int64 (n,), see `read_alike`.
+        alike: int64 (n,), see `read_alike` and `moved_alike`.
         lot: int64 (n,).
         trail: int64 (n,).
         count: bootstrap replicates.

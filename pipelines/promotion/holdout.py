@@ -63,6 +63,11 @@ class Holdout:
     def __len__(self) -> int:
         return len(self.op)
 
+    @property
+    def pace(self) -> Float32:
+        """Not known: each bundle has its own network."""
+        return np.full(len(self), np.nan, np.float32)
+
     def described(self) -> dict[str, Any]:
         """What a decision says of it."""
         span = (self.time_us.min(), self.time_us.max())

@@ -46,6 +46,7 @@ def block(trails, **columns) -> Block:
         "lot": trail,
         "trail": trail,
         "position": np.concatenate([np.arange(len(t)) + 1 for t in trails]),
+        "pace": np.full(n, np.nan, np.float32),
         "time_us": (hours * HOUR_US).astype(np.int64),
         "op": np.array([op for t in trails for _, op in t], np.int8),
         "anomaly": np.full(n, -1, np.int8),
@@ -181,6 +182,29 @@ def test_a_control_is_compared_with_its_own_operation():
     # From the evidence on it may be told: only what comes before is asked.
     known = replace(made, evidence=control & sale, cause=control)
     assert 0.4 < control_auc(known, score + sale, 1, 7, 300, 0).auc < 0.6
+
+
+def test_a_quick_lorry_is_compared_with_other_quick_lorries():
+    rng = np.random.default_rng(1)
+    trails = [[(0, Op.WMS_OUT), (9, Op.HUB_IN)]] * 8000
+    arrival = np.tile([False, True], 8000)
+    control = np.repeat(np.arange(8000) < 200, 2)
+    pace = np.where(arrival, rng.uniform(0.6, 1.4, 16_000), np.nan).astype(np.float32)
+    pace[control & arrival] = rng.uniform(0.6, 0.8, 200)
+    made = block(
+        trails,
+        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
+        anomaly=np.where(control, 4, -1).astype(np.int8),
+        subtype=np.where(control, 9, -1).astype(np.int16),
+        control=control,
+        cause=control & arrival,
+        pace=pace,
+    )
+    score = (2 - np.nan_to_num(pace) + 0.05 * rng.random(16_000)).astype(np.float32)
+    assert 0.45 < control_auc(made, score, 4, 9, 300, 0).auc < 0.55
+    assert control_auc(made, score + made.control, 4, 9, 300, 0).auc == 1
+    elsewhere = replace(made, anomaly=np.where(control, 2, -1).astype(np.int8))
+    assert control_auc(elsewhere, score, 2, 9, 300, 0).auc > 0.8
 
 
 def test_boxes_are_one_lot_second_and_operation():

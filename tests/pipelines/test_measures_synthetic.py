@@ -40,6 +40,11 @@ class MadePart:
     label_source: np.ndarray
     trail: np.ndarray
 
+    @property
+    def pace(self) -> np.ndarray:
+        """Nothing is known of it."""
+        return np.full(len(self.lot), np.nan, np.float32)
+
 
 def make(lots: int = 12, items: int = 60, seed: int = 0, share: float = 0.12):
     """A part, the scores of four models, and the natural answers."""

@@ -367,6 +367,7 @@ def block_of(rows: list[tuple[int, int, float, float]]) -> Block:
         lot=lot.astype(np.int64),
         trail=number,
         position=np.ones(n, np.int64),
+        pace=np.ones(n, np.float32),
         time_us=number,
         op=none.astype(np.int8),
         anomaly=none.astype(np.int8),
