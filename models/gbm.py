@@ -23,6 +23,7 @@ def fit(
     check_target: Int8,
     settings: Mapping[str, Any],
     folder: Path,
+    weights: tuple[Float32, Float32] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, int]:
     """Train one booster an anomaly, stopped early on the check part; write them as text.
@@ -34,6 +35,7 @@ def fit(
         check_target: int8 (m, 5).
         settings: `train.gbm` of params.yaml.
         folder: where `<anomaly>.txt` go.
+        weights: how much each scan of both parts counts, float32 (n,) and (m,); None is the same.
         progress: called with 1 after each anomaly.
 
     Returns:
@@ -42,10 +44,15 @@ def fit(
     import lightgbm as lgb
 
     folder.mkdir(parents=True, exist_ok=True)
+    mine, other = weights or (
+        np.ones(len(target), np.float32),
+        np.ones(len(check_target), np.float32),
+    )
     trees = {}
     options = {
         "objective": "binary",
-        "metric": "average_precision",
+        # Smoother than average precision, which a single box of the check part can turn.
+        "metric": "binary_logloss",
         "verbosity": -1,
         "deterministic": True,
         "force_row_wise": True,
@@ -67,8 +74,12 @@ def fit(
         path = folder / f"{name}.txt"
         trees[name] = 0
         if (target[keep, k] == 1).any() and (check_target[check, k] == 1).any():
-            train = lgb.Dataset(features[keep], target[keep, k], feature_name=list(FEATURES))
-            held = train.create_valid(check_features[check], check_target[check, k])
+            train = lgb.Dataset(
+                features[keep], target[keep, k], weight=mine[keep], feature_name=list(FEATURES)
+            )
+            held = train.create_valid(
+                check_features[check], check_target[check, k], weight=other[check]
+            )
             booster = lgb.train(
                 options,
                 train,

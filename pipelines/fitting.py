@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models import lstm, windows
 from pipelines.parts import Part
 from pipelines.progress import Progress
+from trail.features import FEATURES
 from trail.scan import ANOMALIES
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -103,11 +104,12 @@ def fit(
     best = {k: v.clone() for k, v in network.state_dict().items()}
     state = _resume(checkpoints, network, averaged, optimiser, best)
     data = _Resident(learned, shape.length, settings, device)
+    counts = weights(held, settings)
     with Progress("lstm", int(settings["epochs"]), "epochs", done=state.epoch) as step:
         while state.epoch < settings["epochs"] and not _stalled(state, settings):
             loss = data.epoch(network, averaged, optimiser, state.epoch)
             smooth = cast(lstm.TrailLSTM, averaged.module)
-            ap = validation_ap(smooth, held)
+            ap = validation_ap(smooth, held, counts)
             figures = {"loss": loss, "validation_map": float(np.nanmean(list(ap.values())))}
             figures |= {f"validation_ap.{name}": value for name, value in ap.items()}
             if figures["validation_map"] > state.best:
@@ -133,8 +135,12 @@ def write(fitted: Fitted, out: Path) -> None:
     (out / "curves.csv").write_text("\n".join(lines) + "\n")
 
 
-def validation_ap(network: lstm.TrailLSTM, part: Part) -> dict[str, float]:
-    """Average precision by anomaly; NaN where the part holds none."""
+def validation_ap(
+    network: lstm.TrailLSTM, part: Part, counts: npt.NDArray[np.float32]
+) -> dict[str, float]:
+    """Average precision by anomaly, each scan counting as `weights` says; NaN where the part holds
+    none.
+    """
     from sklearn.metrics import average_precision_score
 
     logits = lstm.logits(network.eval(), part.features, part.offsets)
@@ -143,7 +149,9 @@ def validation_ap(network: lstm.TrailLSTM, part: Part) -> dict[str, float]:
         keep = part.target[:, k] >= 0
         truth = part.target[keep, k] == 1
         found[name] = (
-            float(average_precision_score(truth, logits[keep, k])) if truth.any() else math.nan
+            float(average_precision_score(truth, logits[keep, k], sample_weight=counts[keep]))
+            if truth.any()
+            else math.nan
         )
     return found
 
@@ -172,6 +180,26 @@ def elementwise(
         raise ValueError(f"train.positive_weight has {unknown[0]!r}; write {', '.join(ANOMALIES)}")
     more = torch.tensor([float(weight.get(name, 1)) - 1 for name in ANOMALIES])
     return each * (1 + more.to(target) * target)
+
+
+def weights(part: Part, settings: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """How much each scan counts, float32 (n,), 1 on average.
+
+    A pallet is one event, whether it holds one item or fifty. Were each of its items to count like
+    an item on its own, a network of a few hundred lots would learn its few tampered pallets by
+    heart, and what it says of the next honest pallet would decide how good it looks.
+
+    Raises:
+        ValueError: the exponent is not 0 to 1.
+    """
+    exponent = float(settings.get("crowd_exponent", 0.0))
+    if not 0 <= exponent <= 1:
+        raise ValueError(f"train.crowd_exponent is {exponent}; write 0 to 1")
+    if not exponent:
+        return np.ones(len(part), np.float32)
+    read_at_once = np.maximum(np.expm1(part.features[:, FEATURES.index("group_log")]), 1)
+    weight = read_at_once ** np.float32(-exponent)
+    return np.asarray(weight / weight.mean(), np.float32)
 
 
 def strata(
@@ -216,6 +244,7 @@ class _Resident:
             self._stratum = strata(part, self._start, self._size)
         self._settings = settings
         self._device = device
+        self._weight = torch.from_numpy(weights(part, settings)).to(device)
         self._bf16 = device.type == "cuda" and settings["precision"] == "bf16"
 
     def epoch(
@@ -249,16 +278,17 @@ class _Resident:
         return float(total) / max(len(batches), 1)
 
     def _loss(self, network: lstm.TrailLSTM, picked: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Mean loss of the scans that these windows are there for: every scan counts once."""
+        """Mean loss of the scans that these windows are there for, each read once."""
         rows, real = windows.padded(self._start[picked], self._size[picked])
         read = real & (np.arange(rows.shape[1]) >= self._first[picked, None])
         index = torch.from_numpy(rows).to(self._device)
         target = self._target[index]
         counted = (target >= 0) & torch.from_numpy(read).to(self._device)[:, :, None]
+        weight = counted * self._weight[index][:, :, None]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             logits = network(self._features[index])
         each = elementwise(logits.float(), target.clamp(min=0).float(), self._settings)
-        return (each * counted).sum() / counted.sum().clamp(min=1) * len(ANOMALIES)
+        return (each * weight).sum() / weight.sum().clamp(min=1) * len(ANOMALIES)
 
     def _rate(self, optimiser: torch.optim.Optimizer, epoch: float) -> None:
         """Warm-up over the first epoch, then a cosine to a twentieth; a function of time only."""

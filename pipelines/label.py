@@ -25,8 +25,19 @@ from intake.master import read_registry, read_sites
 from intake.store import load_scans, to_table
 from intake.table import Intake
 from pipelines import params, verdicts
-from pipelines.parts import AGAIN, FOLDS, PARTS, LabelSource, fold_of
+from pipelines.parts import (
+    AGAIN,
+    BOXED,
+    FOLDS,
+    MORE,
+    PARTS,
+    STRETCHED,
+    LabelSource,
+    fold_of,
+    some_lots,
+)
 from pipelines.progress import Progress, say
+from pipelines.stretching import stretched
 from trail import network
 from trail.facts import Context, facts_of, previous_of
 from trail.registry import Registry
@@ -64,21 +75,39 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     context = Context(intake.sites, learned, registry)
     said, ids = verdicts.read(validated), EventIds(intake)
     next_row = int(intake.scans.row.max()) + 1
-    parts[AGAIN] = parts["train"]
+    more = _more(parts["train"], settings)
+    parts |= {name: scans for name, (scans, _) in more.items()}
     with Progress("label", len(parts), "parts") as step:
-        for i, name in enumerate((*PARTS, AGAIN)):
-            scans, truth = _inject(parts[name], intake.sites, settings, name, i)
+        for i, name in enumerate((*PARTS, *MORE)):
+            known = more[name][1] if name in MORE else None
+            scans, truth = _inject(parts[name], known, intake.sites, settings, name, i)
             scans = _number(scans, next_row)
             next_row = max(next_row, int(scans.row.max(initial=-1)) + 1)
             table = _columns(_of(intake, scans), truth, context, said, ids)
             pq.write_table(table, out / f"{name}.parquet", compression="zstd", compression_level=1)
-            if name != AGAIN:
+            if name in PARTS:
                 summary["parts"][name] |= _counts(scans, truth)
             step(1, f"{name}: {len(scans):,} scans")
     (out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     for name in PARTS:
         of = summary["parts"][name]
         say(f"label: {name}: {of['lots']:,} lots, {of['scans']:,} scans, {of['injected']}")
+
+
+def _more(scans: Scans, settings: dict[str, Any]) -> dict[str, tuple[Scans, Scans]]:
+    """What is seen of the training lots besides, and the scans that show what is lawful and usual
+    there; nothing is seen for a share of 0.
+    """
+    seed = int(settings["seed"])
+
+    def some(of: Scans, share: float, seed: int) -> tuple[Scans, Scans]:
+        return of.take(some_lots(of, share, seed) if share else np.empty(0, np.intp)), of
+
+    return {
+        AGAIN: (scans, scans),
+        STRETCHED: some(stretched(scans, seed), float(settings["stretched"]), seed),
+        BOXED: some(scans, float(settings["boxed"]), seed + 1),
+    }
 
 
 def _network(scans: Scans, sites: Sites) -> network.Network:
@@ -165,10 +194,18 @@ def _day(time_us: int) -> str:
 
 
 def _inject(
-    scans: Scans, sites: Sites, settings: dict[str, Any], name: str, number: int
+    scans: Scans,
+    known: Scans | None,
+    sites: Sites,
+    settings: dict[str, Any],
+    name: str,
+    number: int,
 ) -> tuple[Scans, Truth]:
-    """Tamper with a part; training may leave subtypes out, no other part does."""
-    training = name in ("train", AGAIN)
+    """Tamper with a part; training may leave subtypes out, no other part does.
+
+    What is lawful and usual is learned from the part, or from `known`.
+    """
+    training = name == "train" or name in MORE
     share = settings["share_train"] if training else settings["share"]
     left_out = set(settings["leave_out"]) if training else set()
     unknown = left_out - set(NAMES)
@@ -176,7 +213,15 @@ def _inject(
         raise ValueError(f"label.leave_out has {sorted(unknown)[0]!r}; use names of {NAMES}")
     wanted = {s.name for s in SUBTYPES if not s.natural_only} - left_out
     seed = int(settings["seed"]) + number
-    done = tamper(scans, sites, share=float(share), seed=seed, subtypes=wanted)
+    done = tamper(
+        scans,
+        sites,
+        share=float(share),
+        seed=seed,
+        subtypes=wanted,
+        scope="box" if name == BOXED else "mix",
+        known=known,
+    )
     return done.scans, done.truth
 
 

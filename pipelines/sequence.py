@@ -4,6 +4,7 @@ Nothing is padded. Some of the training lots, tampered with anew, are encoded on
 context missing (no network, no registry, no site master, only a few items of a lot, or nothing
 before some moment), so that the models learn what to do without: an installation that they have
 never seen, or an extract that begins in mid-life, must neither look like an anomaly nor hide one.
+Some more have legs that last as other legs do, or whole boxes that were tampered with.
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ import pyarrow.parquet as pq
 from intake.master import read_registry, read_sites
 from intake.store import load_scans
 from pipelines import params
-from pipelines.parts import AGAIN, PARTS, Part, fold_of, save_part
+from pipelines.parts import (
+    AGAIN,
+    BOXED,
+    PARTS,
+    STRETCHED,
+    Part,
+    fold_of,
+    save_part,
+    some_lots,
+    uniform,
+)
 from pipelines.progress import Progress, say
-from trail.epc import mix
 from trail.facts import Context
 from trail.features import FEATURES, encode
 from trail.network import Network
@@ -63,6 +73,9 @@ def sequence(labelled: Path, validated: Path, out: Path, settings: dict[str, Any
                 scans, context, columns = _labelled(labelled, AGAIN, master, network, registry)
                 views = _views(scans, context, settings["without"], int(settings["seed"]))
                 seen += [(view, columns) for view in views]
+                for more in (STRETCHED, BOXED):
+                    scans, context, columns = _labelled(labelled, more, master, network, registry)
+                    seen += [(View(np.arange(len(scans)), scans, context), columns)]
                 folds = _networks(labelled / "network_folds.json")
                 seen = [(fold, of) for view, of in seen for fold in _by_fold(view, folds)]
             part = _part([_encoded(*one) for one in seen])
@@ -116,7 +129,7 @@ def _views(scans: Scans, context: Context, shares: dict[str, float], seed: int) 
         "sites": Context(blank.with_tiers_from(scans.site, scans.op), None, none),
     }
     for i, (name, share) in enumerate(shares.items()):
-        rows = _some_lots(scans, share, seed + 10 * i)
+        rows = some_lots(scans, share, seed + 10 * i)
         if name == "mates":
             rows = _few_items(scans, rows, seed)
         if name == "start":
@@ -142,22 +155,11 @@ def _by_fold(view: View, networks: list[Network]) -> Iterator[View]:
         yield View(view.rows[mine], view.scans.take(mine), context, view.hidden)
 
 
-def _some_lots(scans: Scans, share: float, seed: int) -> npt.NDArray[np.intp]:
-    """Scans of randomly drawn lots that together hold about this share, one lot at least."""
-    lot, code = np.unique(scans.lot, return_inverse=True)
-    order = np.argsort(_uniform(lot, seed), kind="stable")
-    size = np.bincount(code, minlength=len(lot))[order]
-    before = np.cumsum(size) - size
-    drawn = np.zeros(len(lot), bool)
-    drawn[order] = before < share * len(scans)
-    return np.flatnonzero(drawn[code])
-
-
 def _few_items(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
     """Keep a few items of each lot: 2 % to 40 % of them, another share for each lot."""
-    share = 0.02 + 0.38 * _uniform(scans.lot[rows], seed + 1) ** 2
+    share = 0.02 + 0.38 * uniform(scans.lot[rows], seed + 1) ** 2
     code = scans.codes.serial[scans.epc[rows]].astype(np.int64)
-    return rows[_uniform(scans.lot[rows] ^ code, seed + 2) < share]
+    return rows[uniform(scans.lot[rows] ^ code, seed + 2) < share]
 
 
 def _late_start(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.intp]:
@@ -173,7 +175,7 @@ def _late_start(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDAr
     first, last = np.full(len(lot), 2**62), np.zeros(len(lot), np.int64)
     np.minimum.at(first, code, time_us)
     np.maximum.at(last, code, time_us)
-    moment = first + (0.9 * _uniform(lot, seed + 3) * (last - first)).astype(np.int64)
+    moment = first + (0.9 * uniform(lot, seed + 3) * (last - first)).astype(np.int64)
     order = np.lexsort((time_us, epc))
     _, start, scan_of, size = np.unique(
         epc[order], return_index=True, return_inverse=True, return_counts=True
@@ -183,17 +185,9 @@ def _late_start(scans: Scans, rows: npt.NDArray[np.intp], seed: int) -> npt.NDAr
     length = np.empty(len(rows), np.int64)
     length[order] = size[scan_of]
     serial = scans.codes.serial[epc].astype(np.int64)
-    way = np.floor(3 * _uniform(lot, seed + 4))[code]
-    share = np.where(
-        way == 1, _uniform(lot, seed + 5)[code], _uniform(lot[code] ^ serial, seed + 6)
-    )
+    way = np.floor(3 * uniform(lot, seed + 4))[code]
+    share = np.where(way == 1, uniform(lot, seed + 5)[code], uniform(lot[code] ^ serial, seed + 6))
     return rows[np.where(way == 0, time_us > moment[code], place >= np.floor(share * length))]
-
-
-def _uniform(key: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) that depends on key and seed only."""
-    mixed = mix(key.astype(np.uint64) ^ mix(np.full(1, seed, np.uint64)))
-    return np.asarray((mixed >> np.uint64(11)) / float(2**53))
 
 
 def _columns(path: Path) -> Columns:

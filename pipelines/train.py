@@ -137,6 +137,7 @@ def _baselines(learned: Part, held: Part, settings: Mapping[str, Any], out: Path
             held.target,
             settings["gbm"],
             out / "gbm",
+            (fitting.weights(learned, settings), fitting.weights(held, settings)),
             step,
         )
     honest = (learned.target == 0).all(axis=1)

@@ -14,6 +14,8 @@ LABEL = {
     "parts": {"train": 0.5, "validation": 0.12, "calibration": 0.13, "test": 0.25},
     "share": 0.03,
     "share_train": 0.04,
+    "stretched": 0.3,
+    "boxed": 0.5,
     "leave_out": [],
 }
 SEQUENCE = {

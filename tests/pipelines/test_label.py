@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from intake.store import load_scans
 from pipelines import label, verdicts
-from pipelines.parts import PARTS, LabelSource
+from pipelines.parts import BOXED, PARTS, STRETCHED, LabelSource
 from tests.pipelines.small_world import LABEL, validated
 from tests.trail.small import DAY, HONEST, SITES, code, scans_of
 from trail.epc import parse
 from trail.scan import ANOMALIES
-from world.tampering import SUBTYPES, tamper
+from world.tampering import NAMES, SUBTYPES, tamper
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,27 @@ def test_injection_is_apart_in_each_part_and_says_what_it_is(labelled):
         control = table["control"].to_numpy() & table["cause"].to_numpy()
         assert (target[control] != 1).all()
         assert (table["row"].to_numpy()[table["event_id"].to_numpy() < 0] >= 0).all()
+
+
+def test_more_of_the_training_lots_is_seen_boxed_and_mixed(labelled, folder):
+    learned = set(np.unique(load_scans(folder / "labelled" / "train.parquet").scans.lot))
+    for name in (STRETCHED, BOXED):
+        path = folder / "labelled" / f"{name}.parquet"
+        scans, table = load_scans(path).scans, pq.read_table(path)
+        genuine = ~table["is_synthetic"].to_numpy()
+        mine = set(np.unique(scans.lot[genuine]))
+        assert mine < learned and len(mine) > 1
+        assert (table["target_jump"].to_numpy() == 1).any()
+        boxed = table["subtype"].to_numpy()
+    single = [NAMES.index(s.name) for s in SUBTYPES if s.scope == "item"]
+    assert not np.isin(boxed, single).any() and (boxed >= 0).any()
+
+
+def test_shares_of_nothing_add_nothing(valid, tmp_path):
+    settings = {**LABEL, "stretched": 0.0, "boxed": 0.0}
+    label.label(valid, tmp_path / "labelled", settings)
+    for name in (STRETCHED, BOXED):
+        assert pq.read_metadata(tmp_path / "labelled" / f"{name}.parquet").num_rows == 0
 
 
 def test_rows_are_numbered_once(labelled):
