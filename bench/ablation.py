@@ -35,7 +35,7 @@ from pipelines.measures.bootstrap import ap_replicates, interval, macro
 from pipelines.measures.lots import resample
 from pipelines.measures.ranking import average_precision, recall_at_fpr
 from pipelines.measures.report import POSITIONS
-from pipelines.parts import Part, load_part
+from pipelines.parts import BOXED, STRETCHED, Part, load_part
 from pipelines.progress import Progress, say
 from trail.features import CONTEXT_OF, FEATURES
 from trail.scan import ANOMALIES, Float32
@@ -54,6 +54,7 @@ CONTINUOUS: Final = 100
 COLD: Final = 3
 NEW_SCANS: Final = 60_000
 MORE_SEED: Final = 7000
+LOT_PACE: Final = ("lot_loads_log", "lot_pace", "lot_off_pace")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Variant:
     Attributes:
         settings: entries of section `train` of params.yaml that differ.
         learned: what becomes of the training part.
-        without: context whose features are blank, in training and afterwards; "" none.
+        without: features that are blank, in training and afterwards. Where the size of a reading
+            is among them, every item counts alike.
         held: what becomes of the validation part.
         goes_on: training goes on from the network of the default run.
         left_out: subtypes that it never saw.
@@ -71,7 +73,7 @@ class Variant:
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     learned: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
-    without: str = ""
+    without: tuple[str, ...] = ()
     held: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     goes_on: bool = False
     left_out: tuple[str, ...] = ()
@@ -139,6 +141,27 @@ def never_seen(*names: str) -> Variant:
     return Variant(learned=learned, left_out=names)
 
 
+def of_context(name: str) -> tuple[str, ...]:
+    """Features of one context."""
+    return tuple(feature for feature in FEATURES if CONTEXT_OF[feature] == name)
+
+
+def without_more(*names: str) -> Callable[[Part, argparse.Namespace], Part]:
+    """Without lots that are seen once more in these ways; they come last, stretched, then boxed."""
+
+    def learned(part: Part, asked: argparse.Namespace) -> Part:
+        end, kept = len(part), np.ones(len(part.offsets) - 1, bool)
+        for name in reversed((STRETCHED, BOXED)):
+            labelled = asked.sequences.parent / "labelled" / f"{name}.parquet"
+            first = end - pq.read_metadata(labelled).num_rows
+            if name in names:
+                kept &= (part.offsets[:-1] < first) | (part.offsets[:-1] >= end)
+            end = first
+        return _trails(part, kept)
+
+    return learned
+
+
 def seen_once(part: Part, asked: argparse.Namespace) -> Part:
     """Only the scans that were seen in their whole context; they come first."""
     labelled = asked.sequences.parent / "labelled" / "train.parquet"
@@ -175,10 +198,17 @@ VARIANTS: Final[dict[str, Variant]] = {
     "focal loss": Variant({"loss": "focal"}),
     "no dropout": Variant({"dropout": 0.0}),
     "no running average": Variant({"average": 0.0}),
-    "without box and lot": Variant(without="box and lot"),
-    "without the network": Variant(without="network"),
-    "without the code": Variant(without="code"),
-    "without the rules": Variant(without="rules"),
+    "without box and lot": Variant(without=of_context("box and lot")),
+    "without the network": Variant(without=of_context("network")),
+    "without the code": Variant(without=of_context("code")),
+    "without the rules": Variant(without=of_context("rules")),
+    "without the lot's pace": Variant(without=LOT_PACE),
+    "every item counts alike": Variant({"crowd_exponent": 0.0}),
+    "no lots on unknown roads": Variant(learned=without_more(STRETCHED)),
+    "no whole boxes": Variant(learned=without_more(BOXED)),
+    "neither, and every item counts alike": Variant(
+        {"crowd_exponent": 0.0}, learned=without_more(STRETCHED, BOXED)
+    ),
     "no scan without its context": Variant(learned=seen_once),
     "twice the scans": Variant(learned=twice_the_scans),
     "half of the lots": Variant(learned=of_lots(0.5)),
@@ -310,7 +340,7 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
     }
 
 
-def _scored(seen: Seen, network: TrailLSTM, without: str) -> Block:
+def _scored(seen: Seen, network: TrailLSTM, without: Sequence[str]) -> Block:
     features = _blank(seen.encoded.features, without)
     logits = lstm.logits(network, features, seen.encoded.offsets)
     return blocks.injected(seen.part, {"lstm": logits}, None)
@@ -371,13 +401,12 @@ def _trails(part: Part, kept: npt.NDArray[np.bool_]) -> Part:
     return replace(part, offsets=offsets, **chosen)
 
 
-def _blank(features: Float32, context: str) -> Float32:
-    """The features with those of a context set to 0."""
-    columns = [i for i, name in enumerate(FEATURES) if CONTEXT_OF[name] == context]
-    if not columns:
+def _blank(features: Float32, names: Sequence[str]) -> Float32:
+    """The features with some of them set to 0."""
+    if not names:
         return features
     features = features.copy()
-    features[:, columns] = 0
+    features[:, [FEATURES.index(name) for name in names]] = 0
     return features
 
 

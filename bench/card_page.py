@@ -18,6 +18,7 @@ from bench import regret
 from models.bundle import graded
 from pipelines.measures import curves, figures
 from pipelines.measures.blocks import Block
+from pipelines.measures.card import explanation
 from pipelines.measures.report import Tree
 from pipelines.measures.settings import Settings
 from serving.scorer import SURE
@@ -44,6 +45,8 @@ class Carded:
         about: what the models learned from.
         threshold: float32 (5,), the thresholds of the model that answers in the service.
         regret: the Bayes limit and the recalls, by class of distance.
+        ways: rows of `calibrating.rows`, on the first world.
+        explained: figures of explanations on the first world, by baseline and type.
     """
 
     worlds: Mapping[str, Tree]
@@ -54,6 +57,8 @@ class Carded:
     about: str
     threshold: Float32
     regret: Sequence[regret.Row]
+    ways: Sequence[Sequence[str]]
+    explained: Tree
 
 
 def write(card: Carded, out: Path, command: str) -> None:
@@ -185,10 +190,15 @@ def _sections(card: Carded, command: str) -> list[str]:
             ],
         ),
         "![reliability](img/card_reliability.png)",
+        f"Ways to calibrate the log-odds of {SERVED}, fitted on the calibration lots and asked "
+        f"about `{name}`. Log loss is the sum over the types, in nats per 1,000 scans.",
+        table(["way", "macro AP", "log loss", *(f"ECE {k}" for k in ANOMALIES)], card.ways),
         f"## How sure it is: verdicts of {SERVED}, `{name}`",
         "Scores are 0-100 and flagged from 50 on. Nearer to that than "
         f"{SURE - 50:.0f} the service calls its confidence medium: an analyst may want to look.",
         table(["verdict", "scans", "share of them anomalous"], bands(card.base, card.threshold)),
+        f"## Explanations, `{name}`",
+        explanation(card.explained),
         f"## Controls: AUC of what cannot be told, `{name}`, {SERVED}",
         "Caught: trails flagged at the thresholds. A whole box or pallet is one case, so few lots "
         "hold many trails.",

@@ -329,6 +329,13 @@ def _explanation(found: Mapping[str, Any] | None) -> list[str]:
     """The section on explanations, if they were measured."""
     if not found:
         return []
+    return [
+        f"## Explanations\n\n{explanation(found)}\n\n![Deletion of features](plots/explanation.png)"
+    ]
+
+
+def explanation(found: Mapping[str, Any]) -> str:
+    """What explanations are worth, from the tree of `explanations.measure`: words and a table."""
     top, hit = explanations.TOP, explanations.HIT
     rows = [
         [
@@ -369,8 +376,7 @@ def _explanation(found: Mapping[str, Any] | None) -> list[str]:
         for baseline, by_type in found.items()
         if (missed := explanations.short_of(by_type))
     ]
-    return [
-        "## Explanations\n\n"
+    return (
         "Integrated Gradients of the LSTM on injected scans that it flags rightly, each with its "
         "trail up to the scan, from as many kinds of tampering and lots as there are. The service "
         "explains against the mean of the training scans; zeros are for comparison.\n\n"
@@ -385,9 +391,8 @@ def _explanation(found: Mapping[str, Any] | None) -> list[str]:
         "- Completeness error: what the parts miss of the difference to the baseline, as a share "
         "of it.\n\n"
         f"{_table(head, rows)}\n\n{aims} "
-        f"{'Short of that: ' + '. '.join(short) if short else 'All do'}.\n\n"
-        "![Deletion of features](plots/explanation.png)"
-    ]
+        f"{'Short of that: ' + '. '.join(short) if short else 'All do'}."
+    )
 
 
 def _by_chance(one: Mapping[str, Any]) -> str:

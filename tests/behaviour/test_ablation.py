@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bench import ablation
@@ -101,6 +104,27 @@ def test_jitter_leaves_flags_and_the_trails_themselves_alone():
     off = more[len(whole) :] - whole.features
     assert not off[:, 1].any()
     assert off[:, 0].std() == pytest.approx(0.05 * whole.features[:, 0].std(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        ((ablation.STRETCHED,), [*range(60), *range(90, 100)]),
+        ((ablation.BOXED,), range(90)),
+        ((ablation.STRETCHED, ablation.BOXED), range(60)),
+    ],
+)
+def test_lots_that_are_seen_once_more_in_some_way_are_left_out(tmp_path, names, kept):
+    """Of a hundred trails the last ten hold whole boxes, thirty before them other roads."""
+    whole = part(3, trails=100)
+    (tmp_path / "labelled").mkdir()
+    for name, first, last in ((ablation.STRETCHED, 60, 90), (ablation.BOXED, 90, 100)):
+        rows = whole.offsets[last] - whole.offsets[first]
+        scans = pa.table({"row": np.arange(rows)})
+        pq.write_table(scans, tmp_path / "labelled" / f"{name}.parquet")
+    asked = argparse.Namespace(sequences=tmp_path / "sequences")
+    left = ablation.without_more(*names)(whole, asked)
+    assert left.features.tolist() == whole.features[np.isin(whole.trail, kept)].tolist()
 
 
 def test_half_of_the_lots_are_whole_lots():

@@ -9,7 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
-from bench import card, card_page
+from bench import calibrating, card, card_page
+from pipelines.measures import explanations
 from pipelines.measures.blocks import Block
 from tests.serving.champion import small_champion
 
@@ -37,6 +38,10 @@ def test_every_world_and_every_model_has_its_figures(page):
     for subtype in card.UNSEEN:
         assert f"`{subtype}`" in text
     assert "--worlds base W3 W7 W8" in text
+    for way in calibrating.WAYS:
+        assert len(re.findall(rf"^\| {re.escape(way)} \|( [\d.]+ \|){{7}}$", text, re.M)) == 1
+    for baseline in explanations.BASELINES:
+        assert re.search(rf"^\| {baseline} \| epcFake \| [1-9]", text, re.M)
 
 
 def test_its_plots_lie_beside_it(page):

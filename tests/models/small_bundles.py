@@ -35,7 +35,7 @@ from trail.scan import ANOMALIES, Op, Scans
 from trail.trails import sort
 
 ROOT = Path(__file__).parents[2]
-STEPS = 150
+STEPS = 500
 
 FAST = [*HONEST[:5], (Op.WHOLESALE_IN, WHOLESALE, 4 * DAY + 4 * MINUTE)]
 """The hub's lorry arrives minutes after it left: flagged as a jump."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from statistics import mode
 
 import numpy as np
 import pytest
@@ -69,12 +70,12 @@ def test_the_log_odds_are_those_of_the_verdict(explainer, flagged):
 
 
 def test_the_log_odds_of_many_trails_are_those_of_each(explainer, flagged):
-    size = max(len(trail) for trail, _, _ in flagged)
-    long = [(trail, column) for trail, column, _ in flagged if len(trail) == size]
-    assert len(long) > 1
-    found = explainer.log_odds(np.stack([trail for trail, _ in long]))
-    assert found.shape == (len(long), len(ANOMALIES))
-    for row, (trail, column) in zip(found, long, strict=True):
+    size = mode(len(trail) for trail, _, _ in flagged)
+    alike = [(trail, column) for trail, column, _ in flagged if len(trail) == size]
+    assert len(alike) > 1
+    found = explainer.log_odds(np.stack([trail for trail, _ in alike]))
+    assert found.shape == (len(alike), len(ANOMALIES))
+    for row, (trail, column) in zip(found, alike, strict=True):
         assert row[column] == pytest.approx(explainer.attribute(trail, column).log_odds, abs=1e-5)
 
 
