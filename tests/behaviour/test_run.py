@@ -27,6 +27,10 @@ from trail.scan import ANOMALIES, HOUR_US, Anomaly
 MODELS = ("rules", "svm", "gbm", "lstm")
 FLAGGED = 50
 EXTREME_RECALL = 0.98 if FULL else 0.8
+NOT_TOLD = 0.05 if FULL else 0.1
+"""How far from 0.5 a control's AUC may be. What a small champion gives a millionth it ranks as it
+happens, and the intervals are of lots, not of trainings.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -316,8 +320,8 @@ def controls(champion) -> dict[str, dict[str, float]]:
 def test_a_control_is_not_told(controls, name):
     figures = controls[name]
     assert figures["lots"] >= 5, "too few to say anything"
-    assert figures["low"] <= 0.55
-    assert figures["high"] >= 0.45
+    assert figures["low"] <= 0.5 + NOT_TOLD
+    assert figures["high"] >= 0.5 - NOT_TOLD
     assert figures["recall_at_fpr1"] <= 0.05
 
 
