@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,7 @@ import pyarrow.parquet as pq
 from bench.card import WORLDS as CARD_WORLDS
 from bench.card import Seen, together, world_seen
 from bench.card_page import table
-from models import lstm
-from models.lstm import TrailLSTM
+from models import gbm, lstm
 from pipelines import fitting, params
 from pipelines.measures import blocks
 from pipelines.measures.blocks import Block
@@ -69,6 +69,8 @@ class Variant:
         held: what becomes of the validation part.
         goes_on: training goes on from the network of the default run.
         left_out: subtypes that it never saw.
+        boosted: entries of section `train.gbm` of gradient boosting, which is trained in the
+            network's stead; None trains the network.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Variant:
     held: Callable[[Part, argparse.Namespace], Part] = lambda part, _: part
     goes_on: bool = False
     left_out: tuple[str, ...] = ()
+    boosted: Mapping[str, Any] | None = None
 
 
 def of_lots(share: float) -> Callable[[Part, argparse.Namespace], Part]:
@@ -188,6 +191,8 @@ def mistaken(part: Part, _: argparse.Namespace) -> Part:
 VARIANTS: Final[dict[str, Variant]] = {
     AS_IT_IS: Variant(),
     "another seed": Variant({"seed": 1013}),
+    "gradient boosting": Variant(boosted={}),
+    "gradient boosting, faster is never less of a jump": Variant(boosted={"monotone": True}),
     "looks back on 5 scans": Variant({"length": 5}),
     "looks back on 10 scans": Variant({"length": 10}),
     "looks back on 15 scans": Variant({"length": 15}),
@@ -325,25 +330,53 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
         replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
     )
     say(f"{name}: {len(learned):,} scans to learn from")
+    with tempfile.TemporaryDirectory() as folder:
+        train = _network if variant.boosted is None else _boosted
+        logits = train(variant, settings, learned, held, asked, Path(folder))
+        return {
+            world: _measured(together([_scored(seen, logits, variant.without) for seen in several]))
+            for world, several in worlds.items()
+        }
+
+
+Logits = Callable[[Float32, npt.NDArray[np.int64]], Float32]
+"""Log-odds (n, 5) of features (n, F) in trails with these boundaries."""
+
+
+def _network(
+    variant: Variant,
+    settings: Mapping[str, Any],
+    learned: Part,
+    held: Part,
+    asked: argparse.Namespace,
+    folder: Path,
+) -> Logits:
     start = None
     if variant.goes_on:
         shape = lstm.Shape(**json.loads((asked.weights / "lstm.json").read_text()))
         start = lstm.load(shape, asked.weights / "lstm.safetensors")
-    with tempfile.TemporaryDirectory() as checkpoints:
-        folder = Path(checkpoints) / "c"
-        fitted = fitting.fit(learned, held, settings, folder, lambda *_: None, start)
-    return {
-        world: _measured(
-            together([_scored(seen, fitted.network, variant.without) for seen in several])
-        )
-        for world, several in worlds.items()
-    }
+    fitted = fitting.fit(learned, held, settings, folder / "c", lambda *_: None, start)
+    return partial(lstm.logits, fitted.network)
 
 
-def _scored(seen: Seen, network: TrailLSTM, without: Sequence[str]) -> Block:
+def _boosted(
+    variant: Variant,
+    settings: Mapping[str, Any],
+    learned: Part,
+    held: Part,
+    _: argparse.Namespace,
+    folder: Path,
+) -> Logits:
+    weights = fitting.weights(learned, settings), fitting.weights(held, settings)
+    known = (learned.features, learned.target, held.features, held.target)
+    gbm.fit(*known, {**settings["gbm"], **(variant.boosted or {})}, folder, weights)
+    return lambda features, _: gbm.logits(folder, features)
+
+
+def _scored(seen: Seen, logits: Logits, without: Sequence[str]) -> Block:
     features = _blank(seen.encoded.features, without)
-    logits = lstm.logits(network, features, seen.encoded.offsets)
-    return blocks.injected(seen.part, {"lstm": logits}, None)
+    scores = {"lstm": logits(features, seen.encoded.offsets)}
+    return blocks.injected(seen.part, scores, None)
 
 
 def _measured(block: Block) -> dict[str, Any]:
