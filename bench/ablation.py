@@ -329,7 +329,7 @@ def _tried(name: str, asked: argparse.Namespace, worlds: Mapping[str, list[Seen]
     learned, held = (
         replace(part, features=_blank(part.features, variant.without)) for part in (learned, held)
     )
-    say(f"{name}: {len(learned):,} scans to learn from")
+    say(f"{name}: {len(learned.features):,} scans to learn from")
     with tempfile.TemporaryDirectory() as folder:
         train = _network if variant.boosted is None else _boosted
         logits = train(variant, settings, learned, held, asked, Path(folder))

@@ -196,7 +196,7 @@ def weights(part: Part, settings: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     if not 0 <= exponent <= 1:
         raise ValueError(f"train.crowd_exponent is {exponent}; write 0 to 1")
     if not exponent:
-        return np.ones(len(part), np.float32)
+        return np.ones(len(part.features), np.float32)
     read_at_once = np.maximum(np.expm1(part.features[:, FEATURES.index("group_log")]), 1)
     weight = read_at_once ** np.float32(-exponent)
     return np.asarray(weight / weight.mean(), np.float32)
