@@ -112,7 +112,8 @@ def _sections(card: Carded, command: str) -> list[str]:
         f"{platform.python_version()}): models of one world, {card.about}, score others. "
         f"{card.seeds} seed(s) of each world; `{name}` has {first['scans']:,} scans. "
         "Tampering: 2 % of EPCs of each type; boxes are inferred. Intervals are 95 %, by paired "
-        "bootstrap over lots. No parameter, threshold or model was chosen on these worlds.",
+        "bootstrap over lots. No parameter, threshold or model was chosen on these worlds: they "
+        "were scored once, for this page.",
         "![macro average precision by world](img/card_worlds.png)",
         "## Worlds",
         table(

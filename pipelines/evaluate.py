@@ -72,9 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         parts=_sizes(asked.sequences),
     )
     write(found, settings, origin, asked.out)
-    append_history(asked.out / HISTORY, found.metrics, origin, datetime.now(UTC))
+    reads = append_history(asked.out / HISTORY, found.metrics, origin, datetime.now(UTC))
     tracking.log_evaluation(asked.weights, found.metrics, asked.out / "reports")
     say(summary(found.metrics))
+    say(f"The test lots of these data have been read {reads} time(s), see {HISTORY}.")
     return 0
 
 
@@ -246,8 +247,13 @@ def _plots(found: Evaluated, tables: Mapping[str, list[curves.Row]]) -> dict[str
     return plots
 
 
-def append_history(path: Path, metrics: Tree, origin: Provenance, now: datetime) -> None:
-    """Add one line: when, from what, and how good."""
+def append_history(path: Path, metrics: Tree, origin: Provenance, now: datetime) -> int:
+    """Add one line: when, from what, and how good.
+
+    Returns:
+        Lines of the same data: how often their test lots were read. Whoever changes a model after
+        each read has chosen it on them.
+    """
     gain = metrics.get("vs_rules", {}).get("map_gain", {})
     line: dict[str, Any] = {
         "time_utc": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -267,6 +273,8 @@ def append_history(path: Path, metrics: Tree, origin: Provenance, now: datetime)
         if new:
             writer.writeheader()
         writer.writerow(line)
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(row["data_hash"] == origin.data_hash for row in csv.DictReader(file))
 
 
 def _params_hash() -> str:

@@ -9,6 +9,7 @@ import re
 import shutil
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_history_grows_by_a_line_an_evaluation(place):
     assert float(lines[1]["map_lstm"]) == metrics["map"]["lstm"]
     assert float(lines[1]["gain_low"]) == metrics["vs_rules"]["map_gain"]["low"]
     assert lines[0]["weights_digest"] == place.digest[:12]
+
+
+def test_it_says_how_often_the_test_lots_were_read(place, tmp_path):
+    assert "read 1 time(s)" in place.told
+    metrics, now = json.loads((place.first / "metrics.json").read_text()), datetime.now(UTC)
+    path = tmp_path / evaluate.HISTORY
+    reads = [
+        evaluate.append_history(path, metrics, evaluate.Provenance("", data, "", []), now)
+        for data in ("a", "a", "b", "a")
+    ]
+    assert reads == [1, 2, 1, 3]
 
 
 def test_explanations_are_measured_for_every_type_and_baseline(place):
