@@ -103,7 +103,7 @@ demo: $(ML_READY) $(AIRFLOW_READY) ## watch the closed loop: drift, retraining, 
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
-	@$(ML) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --ignore=tests/dags $(chosen) tests
+	@$(ML) pytest -n $(WORKERS) --dist loadfile --durations=40 --ignore=tests/dags $(chosen) tests
 	@if [ -d tests/dags ]; then \
 		AIRFLOW_HOME="$$PWD/.airflow-test" AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-airflow/bin/python -m pytest $(chosen) tests/dags; \
