@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -426,12 +426,12 @@ def _trails_with(part: Part, scans: npt.NDArray[np.bool_]) -> npt.NDArray[np.boo
 
 
 def _trails(part: Part, kept: npt.NDArray[np.bool_]) -> Part:
-    """Some trails of a part, as far as training looks at them."""
+    """Some trails of a part, with all that is known of them."""
     size = np.diff(part.offsets)
     rows = np.repeat(kept, size)
     offsets = np.concatenate([[0], np.cumsum(size[kept])]).astype(np.int64)
-    chosen = {name: getattr(part, name)[rows] for name in ("features", "target", "lot")}
-    return replace(part, offsets=offsets, **chosen)
+    columns = (column.name for column in fields(Part) if column.name != "offsets")
+    return replace(part, offsets=offsets, **{name: getattr(part, name)[rows] for name in columns})
 
 
 def _blank(features: Float32, names: Sequence[str]) -> Float32:
