@@ -24,6 +24,8 @@ INTO_TIER: Final = {Tier.WMS: Op.WMS_IN, Tier.HUB: Op.HUB_IN, Tier.WHOLESALE: Op
 MINUTE_US: Final = HOUR_US // 60
 DAY_US: Final = 24 * HOUR_US
 SECOND_US: Final = HOUR_US // 3600
+TWICE_US: Final = 10 * MINUTE_US
+"""A scan that follows the same one within this time is its second reading."""
 
 
 @dataclass
@@ -105,11 +107,13 @@ class Plan:
     Attributes:
         pivot: the scan that the items of a box share; the case starts there.
         move: scans that are recorded otherwise.
-        drop_after_us: scans of the trail later than this do not happen.
+        drop_after_us: scans of the trail later than this do not happen, but for the pivot's second
+            reading.
         add: scans that are added.
         cause: scans that stay as they are and belong to the cause.
         known: "all" cause scans, only the "last" (the second of a pair), or "never".
         known_from_us: with "all": only scans from then.
+        came_with: a scan: who was read there belongs to the box, though the pivot missed them.
         told_by: a scan that stays as it is, with which the cause cannot be. To an item that was not
             read there it happens, too, and nobody has to know.
         within_us: known only where the cause is recorded so soon after the scan before it, which
@@ -130,6 +134,7 @@ class Plan:
     cause: set[Key] = field(default_factory=set)
     known: str = "all"
     known_from_us: int | None = None
+    came_with: Key | None = None
     told_by: Key | None = None
     within_us: int = 0
     blur: int = 0

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trail.scan import Float64, Op, Scans
-from world.case import ORDER, Case, Key, LotView, Plan
+from world.case import DAY_US, ORDER, TWICE_US, Case, Key, LotView, Plan
 from world.estimate import RARE, WEEK_H, Estimate, hour_of_week
 from world.streams import stream
 from world.subtypes import SUBTYPES
@@ -20,7 +20,6 @@ LEAST_TRAILS = 12
 """A smaller lot is too sparse to be tampered with."""
 MOST_TOGETHER = 250
 """More items than this at one portal are a lot, not a box."""
-DAY_US = 86_400_000_000
 FREE_SHARE = 0.5
 """A box of which less than this is left to tamper with is no box any more."""
 LEAST_WEIGHT = 1e-4
@@ -206,6 +205,8 @@ def _same_scans(lot: LotView, plan: Plan) -> list[int]:
     missed by the reader of `plan.told_by` belongs to them; who was read there elsewhere does not.
     """
     together = set(lot.mates(plan.pivot))
+    if plan.came_with is not None:
+        together |= set(lot.mates(plan.came_with))
     for key in (*plan.move, *plan.cause):
         together &= set(lot.mates(key))
     if plan.told_by is not None:
@@ -301,7 +302,8 @@ def apply(
         add = plan.add
         if nth:  # it was read where its box was, but for what a reader misses
             read = rng.random(len(add)) >= seen.missed
-            add = [_own_day(key, rng) for key, there in zip(add, read, strict=True) if there]
+            own = _own_sale(add, Case(lot, e, lot.trail(e), seen, rng, case.boxes))
+            add = [key for key, there in zip(own, read, strict=True) if there]
         add = [key for key in add if key[0] <= seen.end_us]
         if plan.forge is not None:
             _forge(case, nth, e, add, first_position, edit)
@@ -320,11 +322,16 @@ def apply(
                     edit.moved[line.position] = line.key
 
 
-def _own_day(key: Key, rng: np.random.Generator) -> Key:
-    """Items of a box are sold one by one, at the same time of other days."""
-    if key[2] != Op.SALE:
-        return key
-    return (key[0] + int(rng.integers(0, 10)) * DAY_US, key[1], key[2])
+def _own_sale(add: list[Key], item: Case) -> list[Key]:
+    """Items of a box are sold one by one: each stands on its shelf for a time of its own."""
+    own = []
+    for time, site, op in add:
+        if op == Op.SALE:
+            shelf = max((k[0] for k in add if k[0] < time and k[2] == Op.RETAIL_OUT), default=None)
+            sold = None if shelf is None else item.stay_end(op, shelf)
+            time = time + int(item.uniform(0, 10)) * DAY_US if sold is None else sold
+        own.append((time, site, op))
+    return own
 
 
 def _forge(
@@ -357,9 +364,10 @@ def _edited(
     lines, dropped = [], []
     for nth, key in enumerate(trail):
         line = _Line(position + nth, key)
+        twice = key[1:] == plan.pivot[1:] and key[0] <= plan.pivot[0] + TWICE_US
         if key in plan.move:
             line = _Line(position + nth, plan.move[key], Mark(0, cause=True, synthetic=True))
-        elif plan.drop_after_us is not None and key[0] > plan.drop_after_us:
+        elif plan.drop_after_us is not None and key[0] > plan.drop_after_us and not twice:
             dropped.append(position + nth)
             continue
         elif plan.shift_us and key[0] >= plan.pivot[0]:

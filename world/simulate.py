@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from trail.epc import parse
-from trail.scan import ANOMALIES, SECOND_US, Anomaly, Scans, Tier
+from trail.scan import ANOMALIES, SECOND_US, Scans, Tier
 from world import export
 from world.calendar import DAY_S
 from world.ground import Ground
@@ -22,8 +21,7 @@ from world.network import Network, made_up
 from world.observe import Clocks, Noise, record
 from world.profile import DWELL_DAYS, PROFILES
 from world.streams import stream
-from world.subtypes import SUBTYPES
-from world.tampering import Draft, draft, truth_of
+from world.tampering import Draft, draft, truth_of, with_second_readings
 from world.text import write_codes
 from world.truth import Marks
 
@@ -256,31 +254,13 @@ def observed(ground: Ground, hidden: Draft) -> tuple[Scans, Marks]:
     which = np.concatenate([np.arange(len(site)), *again])
     recorded_s = np.concatenate([seen_s, *again_s])
     by_time = np.lexsort((op[which], order[which], recorded_s))
-    marks = _marks_of_readings(hidden.marks.take(order), np.concatenate(again))
+    marks = with_second_readings(hidden.marks.take(order), np.concatenate(again))
     scans = replace(
         scans.take(order[which[by_time]]),
         time_us=recorded_s[by_time] * SECOND_US,
         row=np.arange(len(which)),
     )
     return scans, marks.take(by_time)
-
-
-def _marks_of_readings(marks: Marks, again: npt.NDArray[np.intp]) -> Marks:
-    """Marks of the first readings, then of the second ones.
-
-    A second reading of a jump or an inversion is none itself; which it is, is ambiguous.
-    """
-    second = marks.take(again)
-    anomaly = np.array([int(s.anomaly) for s in SUBTYPES])[np.maximum(second.subtype, 0)]
-    once = second.cause & (anomaly >= Anomaly.ORDER)
-    blur = np.where(once, second.blur | (1 << anomaly), second.blur).astype(np.uint8)
-    second = replace(second, cause=second.cause & ~once, known=second.known & ~once, blur=blur)
-    return Marks(
-        **{
-            f.name: np.concatenate([getattr(marks, f.name), getattr(second, f.name)])
-            for f in fields(Marks)
-        }
-    )
 
 
 def _busiest_shop(network: Network) -> int:

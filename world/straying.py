@@ -43,12 +43,18 @@ def _diverted(case: Case, i: int, choices: Sites_, **marks: object) -> Plan | No
     wrong = int(choices[int(case.rng.random() * len(choices))])
     came = case.arrival(start, wrong, left)
     add: list[Key] = [(came, wrong, op), *case.life(wrong, op, came)]
-    return Plan(case.trail[i], drop_after_us=left, add=add, **marks)  # type: ignore[arg-type]
+    return Plan(
+        case.trail[i],
+        drop_after_us=left,
+        add=add,
+        came_with=case.trail[i + 1],
+        **marks,  # type: ignore[arg-type]
+    )
 
 
-def _leg(case: Case) -> int | None:
+def _leg(case: Case, least_tier: int = Tier.HUB) -> int | None:
     """A leg to a wholesaler or retailer on which the box stays together."""
-    legs = [i for i in case.legs(Tier.HUB) if case.trail[i + 1][2] in (5, 7)]
+    legs = [i for i in case.legs(least_tier) if case.trail[i + 1][2] in (5, 7)]
     chosen = case.pick(legs)
     if chosen is None:
         return None
@@ -91,7 +97,7 @@ def strays(case: Case) -> Plan | None:
     plan = _diverted(case, i, _lawful(case, i), few=few)
     if plan is None:
         return None
-    box_came = case.trail[i + 1][0]
+    box_came, plan.came_with = case.trail[i + 1][0], None  # who was not read as it left, did not
     if few > 1:
         plan.known_from_us = box_came
     if plan.add[0][0] < box_came:  # whether it strayed or came before its box, nobody knows yet
@@ -100,8 +106,9 @@ def strays(case: Case) -> Plan | None:
 
 
 def box_diverted(case: Case) -> Plan | None:
-    """A whole box arrives at another lawful site of its market; nothing tells."""
-    i = _leg(case)
+    """A whole box arrives at another lawful shop of its market; nothing tells."""
+    # What comes to a wholesaler is a pallet: it would tell that its boxes do not part there.
+    i = _leg(case, Tier.WHOLESALE)
     if i is None:
         return None
     return _diverted(case, i, _lawful(case, i), known="never")

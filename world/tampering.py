@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trail import epc as codes_of
-from trail.scan import SECOND_US, Int64, Scans
+from trail.scan import SECOND_US, Anomaly, Int64, Op, Scans
 from trail.sites import Sites
+from world.case import TWICE_US
 from world.estimate import estimate
 from world.inject import (
     Candidate,
@@ -34,8 +35,8 @@ from world.truth import Marks, Truth, settle
 __all__ = ["NAMES", "SUBTYPES", "Draft", "Subtype", "Tampered", "Truth", "draft", "tamper"]
 
 SCOPES: Final = ("item", "box", "mix")
-DEFAULT_NOISE: Final = Noise()
-"""Clock errors only: what was read twice or late was so when it was observed."""
+CLOCKS: Final = Noise()
+"""Clock errors only: what was read late was so when it was observed."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,12 @@ def tamper(
     seed: int,
     subtypes: Collection[str] | None = None,
     scope: str = "mix",
-    noise: Noise = DEFAULT_NOISE,
+    noise: Noise | None = None,
     known: Scans | None = None,
 ) -> Tampered:
     """Tamper with observed scans; lawful edges, leg times and markets are learned from them.
+
+    Scans that are added are read twice as often as the observed ones are.
 
     Args:
         scans: whole trails of whole lots, in any order.
@@ -89,7 +92,8 @@ def tamper(
         seed: one random stream for each lot and subtype.
         subtypes: names of `SUBTYPES`; None is all but those only hidden in worlds.
         scope: "item" (single items), "box" (whole boxes), or "mix" (mostly items).
-        noise: errors in recording new and changed scans.
+        noise: errors in recording new and changed scans; None takes `CLOCKS`, and second readings
+            as often as there are in the scans.
         known: scans of the same installation to learn from instead, where those are few.
 
     Raises:
@@ -98,10 +102,25 @@ def tamper(
     made = draft(scans, sites, share=share, seed=seed, subtypes=subtypes, scope=scope, known=known)
     time_us = made.scans.time_us.copy()
     changed = np.flatnonzero(made.changed & ~_read_with_others(made, scans))
-    if len(changed):
-        time_us[changed] = _recorded(made, changed, sites, noise, seed)
-    after = replace(made.scans, time_us=time_us)
-    return Tampered(after, truth_of(made.marks, after.epc, time_us))
+    if not len(changed):
+        return Tampered(made.scans, truth_of(made.marks, made.scans.epc, time_us))
+    if noise is None:
+        noise = replace(CLOCKS, repeated_share=read_twice(scans if known is None else known))
+    time_us[changed], again, again_us = _recorded(made, changed, sites, noise, seed)
+    which = np.concatenate([np.arange(len(time_us)), again])
+    after = replace(made.scans.take(which), time_us=np.concatenate([time_us, again_us]))
+    after.row[len(time_us) :] = -1
+    marks = with_second_readings(made.marks, again)
+    return Tampered(after, truth_of(marks, after.epc, after.time_us))
+
+
+def read_twice(scans: Scans) -> float:
+    """Share of the readings after commissioning that are the same one once more."""
+    order = np.lexsort((scans.time_us, scans.epc))
+    epc, site, op = scans.epc[order], scans.site[order], scans.op[order]
+    again = (np.diff(epc) == 0) & (np.diff(site) == 0) & (np.diff(op) == 0)
+    again &= (np.diff(scans.time_us[order]) <= TWICE_US) & (op[1:] != Op.AGGREGATION)
+    return float(again.sum() / max((op != Op.AGGREGATION).sum(), 1))
 
 
 def draft(
@@ -249,20 +268,48 @@ def _read_with_others(made: Draft, scans: Scans) -> npt.NDArray[np.bool_]:
 
 def _recorded(
     made: Draft, changed: npt.NDArray[np.intp], sites: Sites, noise: Noise, seed: int
-) -> Int64:
-    """Recorded times, microseconds, of the changed scans, lot by lot."""
+) -> tuple[Int64, npt.NDArray[np.intp], Int64]:
+    """Recorded times, microseconds, of the changed scans, lot by lot; added scans that are read
+    twice, and when.
+    """
     time_s = made.scans.time_us[changed] / SECOND_US
     clocks = Clocks.of(noise, seed, len(sites), float(time_s.min()), float(time_s.max()))
     home = made.home[changed]
     by_home = np.argsort(home, kind="stable")
     out = np.empty(len(changed), dtype=np.int64)
+    again, again_us = [np.zeros(0, np.intp)], [np.zeros(0, np.int64)]
     bounds = np.flatnonzero(np.diff(home[by_home], prepend=-1, append=-1))
     for a, b in pairwise(bounds.tolist()):
         mine = by_home[a:b]
         at = changed[mine]
         rng = stream(seed, "recorded", int(home[mine[0]]))
-        seconds, _, _ = record(
+        seconds, twice, second = record(
             made.scans.site[at], made.scans.op[at], time_s[mine], noise, clocks, rng
         )
         out[mine] = seconds * SECOND_US
-    return out
+        added = made.scans.row[at[twice]] < 0  # what was moved has its second readings already
+        again.append(at[twice[added]])
+        again_us.append(second[added] * SECOND_US)
+    return out, np.concatenate(again), np.concatenate(again_us)
+
+
+def with_second_readings(marks: Marks, again: npt.NDArray[np.intp]) -> Marks:
+    """Marks of the first readings, then of the second ones.
+
+    A second reading of a jump or an inversion is none itself; which it is, is ambiguous.
+
+    Args:
+        marks: of the first readings.
+        again: positions that are read twice.
+    """
+    second = marks.take(again)
+    anomaly = np.array([int(s.anomaly) for s in SUBTYPES])[np.maximum(second.subtype, 0)]
+    once = second.cause & (anomaly >= Anomaly.ORDER)
+    blur = np.where(once, second.blur | (1 << anomaly), second.blur).astype(np.uint8)
+    second = replace(second, cause=second.cause & ~once, known=second.known & ~once, blur=blur)
+    return Marks(
+        **{
+            f.name: np.concatenate([getattr(marks, f.name), getattr(second, f.name)])
+            for f in fields(Marks)
+        }
+    )
