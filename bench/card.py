@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench import calibrating, regret
-from bench.card_page import SERVED, Carded, write
+from bench.card_page import MODELS, SERVED, Carded, write
 from bench.regret import Legs
 from intake.columns import to_scans
 from intake.master import read_registry, read_sites
@@ -39,7 +39,6 @@ from pipelines.measures import blocks, explanations
 from pipelines.measures.blocks import Block, scored_target
 from pipelines.measures.report import Operating, Tree, report
 from pipelines.measures.settings import Settings
-from pipelines.measures.thresholds import choose
 from pipelines.parts import load_part, pace_of
 from pipelines.progress import Progress, say
 from pipelines.run import reproduce
@@ -48,7 +47,7 @@ from trail.facts import Context
 from trail.features import Encoded, encode
 from trail.network import Network
 from trail.registry import Registry
-from trail.scan import ANOMALIES, Float32
+from trail.scan import Float32
 from trail.sites import Sites
 from world.export import write_csv
 from world.simulate import Options, World, simulate
@@ -76,8 +75,6 @@ scored before the page that is there. A page of other models takes other seeds.
 """
 SHARE: Final = 0.02
 """EPCs tampered with of each type."""
-MODELS: Final = ("rules", "svm", "gbm", "lstm")
-"""Models of the default run; the stack is the card's own."""
 UNSEEN: Final = tuple(s.name for s in SUBTYPES if s.natural_only)
 SEEN: Final = tuple(s.name for s in SUBTYPES if not s.natural_only)
 
@@ -156,10 +153,8 @@ def trained(scans: int, model: str = MODEL) -> Path:
 def make(asked: Asked) -> Carded:
     """Score all worlds and measure them."""
     settings = Settings.read(params.load()["evaluate"])
-    stack = Stack.fit(asked, settings)
     where = argparse.Namespace(weights=asked.weights, sequences=asked.sequences)
     operating = thresholds(where, settings, MODELS)
-    operating["stack"] = Operating("stack", stack.threshold)
     found: dict[str, Tree] = {}
     base: Block | None = None
     legs: list[Legs] = []
@@ -171,7 +166,7 @@ def make(asked: Asked) -> Carded:
             for seed in range(asked.seeds):
                 seen = world_seen(name, FIRST_SEED + seed, asked.scans, asked.weights)
                 said = predict.logits(asked.weights, seen.encoded)
-                scores = scores_of(seen, said, asked, stack)
+                scores = scores_of(seen, said, asked)
                 made.append(blocks.injected(seen.part, scores, None))
                 if name == asked.worlds[0]:
                     legs.append(_legs(seen, scores))
@@ -208,44 +203,6 @@ def _lots(sequences: Path, part: str) -> int:
 
 
 @dataclass(frozen=True)
-class Stack:
-    """The logistic stack of network and boosting, with its threshold.
-
-    Attributes:
-        weight: float64 (5, 2), of the two models' log-odds.
-        intercept: float64 (5,).
-        threshold: float32 (5,).
-    """
-
-    weight: np.ndarray
-    intercept: np.ndarray
-    threshold: Float32
-
-    @classmethod
-    def fit(cls, asked: Asked, settings: Settings) -> Stack:
-        """Learn the stack on the validation part, its thresholds on the calibration part."""
-        from sklearn.linear_model import LogisticRegression
-
-        held, known = (load_part(asked.sequences, n) for n in ("validation", "calibration"))
-        logits, target = predict.logits(asked.weights, held), scored_target(held)
-        weight, intercept = np.zeros((len(ANOMALIES), 2)), np.zeros(len(ANOMALIES))
-        for k in range(len(ANOMALIES)):
-            counted = target[:, k] >= 0
-            both = np.stack([logits["lstm"][counted, k], logits["gbm"][counted, k]], axis=1)
-            model = LogisticRegression(C=10.0).fit(both, target[counted, k] == 1)
-            weight[k], intercept[k] = model.coef_[0], model.intercept_[0]
-        plain = cls(weight, intercept, np.full(len(ANOMALIES), 0.5, np.float32))
-        score = plain(predict.logits(asked.weights, known))
-        chosen = choose(score, scored_target(known), known.lot, settings).value
-        return cls(weight, intercept, np.array([chosen[a] for a in ANOMALIES], np.float32))
-
-    def __call__(self, logits: Mapping[str, Float32]) -> Float32:
-        """Probabilities, float32 (n, 5)."""
-        z = logits["lstm"] * self.weight[:, 0] + logits["gbm"] * self.weight[:, 1] + self.intercept
-        return np.asarray(1 / (1 + np.exp(-np.clip(z, -60, 60))), np.float32)
-
-
-@dataclass(frozen=True)
 class Seen:
     """A world, tampered with, as the default run's network sees it: features, and the truth."""
 
@@ -279,14 +236,11 @@ def world_seen(name: str, seed: int, scans: int, weights: Path, share: float = S
     return Seen(encoded, _part(encoded, done.truth, targets(done.scans, done.truth)))
 
 
-def scores_of(
-    seen: Seen, logits: Mapping[str, Float32], asked: Asked, stack: Stack
-) -> dict[str, Float32]:
+def scores_of(seen: Seen, logits: Mapping[str, Float32], asked: Asked) -> dict[str, Float32]:
     """Every model's scores of a world, float32 (n, 5) in [0, 1]."""
     calibration = json.loads((asked.weights / "calibration.json").read_text())
     scores = {"rules": seen.encoded.rules / np.float32(100)}
-    scores |= {m: Calibration.from_json(calibration[m])(z) for m, z in logits.items()}
-    return scores | {"stack": stack(logits)}
+    return scores | {m: Calibration.from_json(calibration[m])(z) for m, z in logits.items()}
 
 
 def _legs(seen: Seen, scores: Mapping[str, Float32]) -> Legs:

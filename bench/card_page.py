@@ -26,7 +26,7 @@ from trail.scan import ANOMALIES, Float32
 from world.tampering import NAMES
 
 MODELS: Final = ("rules", "svm", "gbm", "lstm", "stack")
-SERVED: Final = "lstm"
+SERVED: Final = "stack"
 """The model that answers in the service."""
 NOMINAL: Final = 0.01
 """False positive rate that thresholds are chosen to keep."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from models import windows
 from models.calibration import Calibration
+from models.stack import PARTS, Stack, served
 from trail.features import FEATURES, VERSION
 from trail.network import Network
 from trail.rules import FLAG, Findings
@@ -97,24 +99,30 @@ class Bundle:
             threads: threads of ONNX Runtime.
 
         Raises:
-            BundleError: see `verify`; or the network's export is missing.
+            BundleError: see `verify`; or a part's export is missing.
         """
         import onnxruntime as ort
 
         self.folder = folder
         self.digest = verify(folder)
-        if not (folder / "lstm.onnx").is_file():
-            raise BundleError(f"bundle {folder} has no lstm.onnx; register it first")
+        self.served = served(folder)
         self.length = int(self._json("lstm.json")["length"])
         self.network = Network.from_json(self._json("network.json"))
-        self._calibration, self.threshold = self._decision("lstm")
+        self._calibration, self.threshold = self._decision(self.served)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = ort.InferenceSession(
-            str(folder / "lstm.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        stacked = self.served == "stack"
+        self._stack = Stack.load(folder) if stacked else None
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        for part in PARTS if stacked else ("lstm",):
+            path = folder / f"{part}.onnx"
+            if not path.is_file():
+                raise BundleError(f"bundle {folder} has no {path.name}; register it first")
+            self._sessions[part] = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
 
     def _json(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = json.loads((self.folder / name).read_text())
@@ -129,14 +137,17 @@ class Bundle:
         )
 
     def probabilities(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
-        """Calibrated probabilities of the network, float32 (n, 5)."""
-
-        def forward(batch: Float32) -> Float32:
-            return np.asarray(self._session.run(None, {"features": batch})[0])
-
-        return self._calibration(
-            windows.run(features, offsets, self.length, forward, most_scans=BATCH_SCANS)
+        """Calibrated probabilities of the model, float32 (n, 5)."""
+        found = windows.run(
+            features, offsets, self.length, partial(self._run, "lstm"), most_scans=BATCH_SCANS
         )
+        if self._stack is not None:
+            found = self._stack({"lstm": found, "gbm": self._run("gbm", features)})
+        return self._calibration(found)
+
+    def _run(self, part: str, features: Float32) -> Float32:
+        """Log-odds of the network, of (batch, time, F), or of boosting, of (n, F)."""
+        return np.asarray(self._sessions[part].run(None, {"features": features})[0])
 
     def judge(
         self, features: Float32, offsets: npt.NDArray[np.int64], findings: Findings
@@ -152,8 +163,8 @@ class Bundle:
         """
         return decided(self.probabilities(features, offsets), self.threshold, features, findings)
 
-    def judge_lstm(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Verdicts:
-        """Verdicts of the network alone, without the rules; arguments as for `judge`."""
+    def judge_model(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Verdicts:
+        """Verdicts of the model alone, without the rules; arguments as for `judge`."""
         return _alone(self.probabilities(features, offsets), self.threshold)
 
     def judge_svm(self, features: Float32) -> Verdicts:
@@ -176,7 +187,7 @@ class Bundle:
 def decided(
     probability: Float32, threshold: Float32, features: Float32, findings: Findings
 ) -> Verdicts:
-    """Final verdicts from the network's calibrated probabilities; see `Bundle.judge`.
+    """Final verdicts from the model's calibrated probabilities; see `Bundle.judge`.
 
     Args:
         probability: float32 (n, 5).

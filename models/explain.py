@@ -1,8 +1,10 @@
-"""Why the network says so: integrated gradients over the scans that it looked at.
+"""Why the model says so: what each feature of the scans that it looked at is worth.
 
 Each (scan, feature) gets the part of the log-odds that it is worth, against a baseline trail of
-the same length; the parts add up to the difference of the log-odds, but for the completeness
-error, which is reported and kept small by taking more steps.
+the same length. The network's share comes from integrated gradients, that of boosting, which sees
+the last scan only, from Shapley values (`models.trees`); the stack weighs both as it weighs their
+log-odds. The parts add up to the difference of the log-odds, but for the completeness error of the
+gradients, which is reported and kept small by taking more steps.
 
 Source: Sundararajan et al., Axiomatic attribution for deep networks (2017); Captum.
 """
@@ -12,15 +14,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from models import bundle
-
-if TYPE_CHECKING:
-    import torch
+from models.stack import Stack, served
+from models.trees import ABSENT, Boxes, boosters
+from trail.scan import ANOMALIES
 
 Float32 = npt.NDArray[np.float32]
 Baseline = Literal["mean", "zeros"]
@@ -35,7 +37,7 @@ LEAST_DIFFERENCE: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """What a verdict of the network comes from.
+    """What a verdict of the model comes from.
 
     Attributes:
         parts: float32 (scans, F), what each feature of each scan is worth, in log-odds.
@@ -58,13 +60,13 @@ class Attribution:
 
 
 class Explainer:
-    """Explains what the network of one bundle, or of a folder of weights, says.
+    """Explains what the model of one bundle, or of a folder of weights, says.
 
-    Torch runs on one thread.
+    Torch and LightGBM run on one thread.
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
-        """Load the network; imports torch and Captum, which takes seconds the first time.
+        """Load the model; imports torch and Captum, which takes seconds the first time.
 
         Args:
             folder: a sealed bundle, or the weights that one is made from.
@@ -92,6 +94,9 @@ class Explainer:
         self.typical: Float32 = network.mean.numpy()
         self._network = network
         self._gradients = IntegratedGradients(lambda features: network(features)[:, -1])
+        self._stack = Stack.load(folder) if served(folder) == "stack" else None
+        self._boosters = boosters(folder / "gbm") if self._stack else {}
+        self._boxes = {name: Boxes.of(booster) for name, booster in self._boosters.items()}
 
     def log_odds(self, features: Float32) -> Float32:
         """Uncalibrated log-odds of the five anomalies at the last of some scans, (batch, 5).
@@ -101,14 +106,16 @@ class Explainer:
         """
         import torch
 
-        return np.asarray(self._last(torch.from_numpy(np.ascontiguousarray(features))).numpy())
-
-    def _last(self, features: torch.Tensor) -> torch.Tensor:
-        import torch
-
         with torch.inference_mode():
-            last: torch.Tensor = self._network(features)[:, -1]
-        return last
+            last = self._network(torch.from_numpy(np.ascontiguousarray(features)))[:, -1].numpy()
+        if self._stack is None:
+            return np.asarray(last)
+        trees = np.full_like(last, ABSENT)
+        for name, booster in self._boosters.items():
+            trees[:, ANOMALIES.index(name)] = booster.predict(
+                features[:, -1], raw_score=True, num_threads=1
+            )
+        return self._stack({"lstm": last, "gbm": trees})
 
     def attention(self, features: Float32) -> Float32 | None:
         """How much the verdict on the last of some scans looks at each, float32 (scans,).
@@ -128,7 +135,7 @@ class Explainer:
     def attribute(
         self, features: Float32, anomaly: int, baseline: Baseline = "mean"
     ) -> Attribution:
-        """What the network's verdict on the last of some scans comes from.
+        """What the model's verdict on the last of some scans comes from.
 
         Args:
             features: float32 (scans, F), a trail up to the scan; more than `length` are cut.
@@ -137,16 +144,34 @@ class Explainer:
         """
         import torch
 
-        asked = torch.from_numpy(np.ascontiguousarray(features[-self.length :]))[None]
-        mean = self._network.mean.expand_as(asked)
-        against = mean if baseline == "mean" else torch.zeros_like(asked)
-        both = self._last(torch.cat([asked, against]))[:, anomaly].tolist()
+        asked = np.ascontiguousarray(features[-self.length :])
+        against = np.broadcast_to(
+            self.typical if baseline == "mean" else np.float32(0), asked.shape
+        )
+        both = self.log_odds(np.stack([asked, against]))[:, anomaly].tolist()
+        weight, trees = self._of_trees(asked[-1], against[-1], anomaly)
+        path = [torch.from_numpy(np.ascontiguousarray(end))[None] for end in (asked, against)]
         steps = FIRST_STEPS
         while True:
-            parts = self._gradients.attribute(
-                asked, against, target=anomaly, n_steps=steps, method="riemann_middle"
+            gradients = self._gradients.attribute(
+                *path, target=anomaly, n_steps=steps, method="riemann_middle"
             )
-            found = Attribution(parts[0].numpy().astype(np.float32), both[0], both[1], steps)
+            parts = weight * gradients[0].numpy().astype(np.float32)
+            parts[-1] += trees
+            found = Attribution(parts, both[0], both[1], steps)
             if found.error < SMALL_ERROR or steps >= MOST_STEPS:
                 return found
             steps *= 2
+
+    def _of_trees(
+        self, features: Float32, baseline: Float32, anomaly: int
+    ) -> tuple[np.float32, Float32]:
+        """Weight of the network in the stack, and what boosting adds for each feature, (F,)."""
+        name = ANOMALIES[anomaly]
+        if self._stack is None:
+            return np.float32(1), np.zeros_like(features)
+        network, trees = self._stack.weight[anomaly].astype(np.float32)
+        if name not in self._boxes:
+            return network, np.zeros_like(features)
+        worth = self._boxes[name].worth(features, baseline)
+        return network, trees * worth.astype(np.float32)

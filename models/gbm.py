@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from models.trees import ABSENT, boosters
 from trail.features import FEATURES
 from trail.scan import ANOMALIES, Anomaly
 
@@ -113,13 +114,8 @@ def fit(
 
 
 def logits(folder: Path, features: Float32) -> Float32:
-    """Log-odds float32 (n, 5); an anomaly without a model has log-odds of -20."""
-    import lightgbm as lgb
-
-    result = np.full((len(features), len(ANOMALIES)), -20.0, dtype=np.float32)
-    for k, name in enumerate(ANOMALIES):
-        path = folder / f"{name}.txt"
-        if path.exists():
-            booster = lgb.Booster(model_file=str(path))
-            result[:, k] = booster.predict(features, raw_score=True)
+    """Log-odds float32 (n, 5); an anomaly without a model has `trees.ABSENT`."""
+    result = np.full((len(features), len(ANOMALIES)), ABSENT, dtype=np.float32)
+    for name, booster in boosters(folder).items():
+        result[:, ANOMALIES.index(name)] = booster.predict(features, raw_score=True)
     return result

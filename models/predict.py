@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.calibration import Calibration
+from models.stack import Stack, served
 from trail.scan import ANOMALIES
 
 Float32 = npt.NDArray[np.float32]
@@ -63,14 +64,31 @@ def svm_logits(weights: Path, features: Float32) -> Float32:
 
 
 def logits(weights: Path, asked: Encodes) -> dict[str, Float32]:
-    """Uncalibrated scores of the learned models: `lstm`, `gbm`, `svm`, each float32 (n, 5)."""
+    """Uncalibrated scores of the learned models: `svm`, `gbm`, `lstm`, and `stack` where there is
+    one, each float32 (n, 5).
+    """
+    novelty = {"svm": svm_logits(weights, asked.features)}
+    return novelty | _answering(weights, asked.features, asked.offsets)
+
+
+def served_logits(weights: Path, features: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
+    """Log-odds of the model that answers, float32 (n, 5)."""
+    return _answering(weights, features, offsets)[served(weights)]
+
+
+def _answering(
+    weights: Path, features: Float32, offsets: npt.NDArray[np.int64]
+) -> dict[str, Float32]:
+    """Log-odds of boosting and network, and of their stack where there is one."""
     from models import gbm
 
-    return {
-        "svm": svm_logits(weights, asked.features),
-        "gbm": gbm.logits(weights / "gbm", asked.features),
-        "lstm": lstm_logits(weights, asked.features, asked.offsets),
+    parts = {
+        "gbm": gbm.logits(weights / "gbm", features),
+        "lstm": lstm_logits(weights, features, offsets),
     }
+    if served(weights) != "stack":
+        return parts
+    return parts | {"stack": Stack.load(weights)(parts)}
 
 
 def scores(weights: Path, asked: Encodes) -> dict[str, Float32]:

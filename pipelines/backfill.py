@@ -86,7 +86,7 @@ def rows(store: MlflowClient, model: str) -> list[Row]:
             version=int(version.version),
             run=tags.get("dag_run_id", ""),
             data=tags.get("data_hash", "")[:12],
-            map=float(figures.get("map.lstm", "nan")),
+            map=float(figures.get("map.stack", figures.get("map.lstm", "nan"))),
             rules=float(figures.get("map.rules", "nan")),
         )
     return [by_date[day] for day in sorted(by_date)]

@@ -24,10 +24,11 @@ import numpy.typing as npt
 from models import predict
 from models.calibration import Calibration
 from models.explain import Explainer
+from models.stack import served
 from pipelines import params, tracking
 from pipelines.measures import blocks, curves, explanations, figures
 from pipelines.measures.card import Provenance, card
-from pipelines.measures.headline import MAIN, headline, main_model, rounded
+from pipelines.measures.headline import headline, main_model, rounded
 from pipelines.measures.report import TUNED, Operating, Tree, flags, report
 from pipelines.measures.settings import Settings
 from pipelines.measures.summary import summary
@@ -102,7 +103,8 @@ def evaluate(asked: argparse.Namespace, settings: Settings, explained: int) -> E
     if (judged.target == 1).any():
         say(f"evaluate: analysts' verdicts, {len(judged):,} scans")
         tree["verdicts"] = report(judged, operating, settings, names)
-    flagged = scores[MAIN] >= operating[MAIN].threshold
+    answers_by = served(asked.weights)
+    flagged = scores[answers_by] >= operating[answers_by].threshold
     drawn = explanations.draw(test, flagged, answers, names, explained, settings.seed)
     why = explain(asked.weights, drawn, settings)
     tree["explanation"] = why.tree
@@ -112,8 +114,8 @@ def evaluate(asked: argparse.Namespace, settings: Settings, explained: int) -> E
 def explain(
     weights: Path, drawn: Sequence[explanations.Drawn], settings: Settings
 ) -> explanations.Measured:
-    """Explain the network's verdicts on the cases, and measure the explanations."""
-    calibration = json.loads((weights / "calibration.json").read_text())[MAIN]
+    """Explain the model's verdicts on the cases, and measure the explanations."""
+    calibration = json.loads((weights / "calibration.json").read_text())[served(weights)]
     cases = sum(len(one.cases) for one in drawn)
     say(f"evaluate: explaining {cases} flagged scans, against each baseline")
     explainer = Explainer(weights, weights_digest(weights))

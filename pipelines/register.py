@@ -25,6 +25,7 @@ from models.registry import DIGEST_TAG, INSIDE
 from models.registry import alias as alias
 from models.registry import fetch as fetch
 from pipelines import params, tracking
+from pipelines.measures.headline import main_model
 from pipelines.progress import say
 
 if TYPE_CHECKING:
@@ -65,13 +66,16 @@ def main(argv: list[str] | None = None) -> int:
 def assemble(weights: Path, out: Path) -> str:
     """Weights, ONNX export and provenance in one sealed folder; returns its digest."""
     # Who only asks the registry need not wait for torch.
-    from models import lstm, onnx
+    from models import lstm, onnx, trees
+    from models.stack import served
 
     trained = bundle.verify(weights)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(weights, out)
     shape = lstm.Shape(**json.loads((out / "lstm.json").read_text()))
     worst = onnx.export(lstm.load(shape, out / "lstm.safetensors"), out / "lstm.onnx")
+    if served(out) == "stack":
+        worst = max(worst, trees.export(out / "gbm", out / "gbm.onnx"))
     provenance = {
         "weights_digest": trained,
         "git_commit": tracking.git_commit(),
@@ -79,7 +83,7 @@ def assemble(weights: Path, out: Path) -> str:
     }
     (out / "provenance.json").write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
     digest = bundle.seal(out)
-    say(f"register: bundle {digest[:12]}, ONNX within {worst:.1e} of torch")
+    say(f"register: bundle {digest[:12]}, ONNX within {worst:.1e} of what was trained")
     return digest
 
 
@@ -179,7 +183,8 @@ def _description(metrics: Path) -> str:
     """What a person reads at the top of a version."""
     if not metrics.exists():
         return ""
-    ours, theirs = (json.loads(metrics.read_text())["map"][name] for name in ("lstm", "rules"))
+    found = json.loads(metrics.read_text())["map"]
+    ours, theirs = found[main_model({"map": found})], found["rules"]
     return (
         f"Mean average precision {ours} on injected tampering of the test part, the rules' "
         f"{theirs}. Model card and plots are artifacts of the source run, "
@@ -194,8 +199,8 @@ def _tags(folder: Path, digest: str, metrics: Path) -> dict[str, str]:
     if lock.exists():
         tags["dvc_lock_hash"] = hashlib.sha256(lock.read_bytes()).hexdigest()
     if metrics.exists():
-        figures = json.loads(metrics.read_text())
-        tags["map_lstm"] = str(figures["map"]["lstm"])
+        found = json.loads(metrics.read_text())["map"]
+        tags |= {f"map_{name}": str(found[name]) for name in ("lstm", "stack") if name in found}
     tags["params"] = hashlib.sha256((folder / "params.json").read_bytes()).hexdigest()
     return {**tags, **_run_tags()}
 

@@ -18,6 +18,7 @@ from intake.master import read_registry
 from intake.table import Intake
 from models import bundle, predict
 from models.calibration import Calibration
+from models.stack import served
 from monitoring.calibrate import MOST_DAYS
 from monitoring.reference import Batch, box_key, monitored
 from pipelines.parts import Part
@@ -57,8 +58,7 @@ def traffic(weights: Path, validated: Path, intake: Intake, since_us: int, until
     """The monitored columns of all scans in a span.
 
     Args:
-        weights: the weights folder, with `lstm.*`, `calibration.json`, `thresholds.json` and
-            `network.json`.
+        weights: the weights folder, with all that a verdict needs.
         validated: the folder of the validated scans, for the registry.
         intake: the validated scans.
         since_us: first event time.
@@ -72,9 +72,10 @@ def traffic(weights: Path, validated: Path, intake: Intake, since_us: int, until
     inside = encoded.trails.scans.time_us >= since_us
     rows, offsets = _whole_trails(encoded.offsets, inside)
     features = encoded.features[rows]
-    fitted = json.loads((weights / "calibration.json").read_text())["lstm"]
-    chosen = json.loads((weights / "thresholds.json").read_text())["lstm"]
-    probability = Calibration.from_json(fitted)(predict.lstm_logits(weights, features, offsets))
+    model = served(weights)
+    fitted = json.loads((weights / "calibration.json").read_text())[model]
+    chosen = json.loads((weights / "thresholds.json").read_text())[model]
+    probability = Calibration.from_json(fitted)(predict.served_logits(weights, features, offsets))
     threshold = np.array([chosen[name] for name in ANOMALIES], np.float32)
     findings = Findings(encoded.findings.score[rows], encoded.findings.reason[rows])
     verdicts = bundle.decided(probability, threshold, features, findings)

@@ -2,8 +2,9 @@
 
 The LSTM is trained on whole trails, causal and many-to-many; batches are taken by index from one
 resident matrix. A killed run continues from its last epoch. The one-class SVM and gradient
-boosting are trained on the same features. Calibration and thresholds come from the calibration
-part, which training has not seen.
+boosting are trained on the same features. The stack of network and boosting is fitted on the
+validation part; calibration and thresholds come from the calibration part, which no training has
+seen.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from intake.master import read_sites
 from intake.store import load_scans
 from models import bundle, gbm, oneclass, predict
 from models.calibration import Calibration
+from models.stack import Stack
 from monitoring.calibrate import LEAST_REPLICATES, calibrated
 from monitoring.reference import Reference
 from pipelines import fitting, params, tracking
 from pipelines.measures.blocks import scored_target
+from pipelines.measures.headline import MAIN
 from pipelines.measures.settings import Settings
 from pipelines.measures.thresholds import choose
 from pipelines.params import ParamsError
@@ -54,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Train all models, calibrate them, choose thresholds and write the weights folder."""
     drift = settings["train"]["drift"]
+    serves(settings["train"])
     if drift["replicates"] < LEAST_REPLICATES:
         raise ParamsError(
             f"train.drift.replicates is {drift['replicates']}; a threshold that a tenth of the "
@@ -69,6 +73,8 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     network = fitting.fit(learned, held, settings["train"], asked.checkpoints / key[:16], run.epoch)
     fitting.write(network, out)
     _baselines(learned, held, settings["train"], out)
+    if serves(settings["train"]) == "stack":
+        Stack.fit(predict.logits(out, held), scored_target(held)).save(out)
     known = load_part(asked.sequences, "calibration")
     _calibrate(known, settings, out)
     _context(asked, out, settings)
@@ -86,6 +92,18 @@ def training_key(settings: Mapping[str, Any], parts: tuple[Part, ...]) -> str:
         for column in (part.features, part.target, part.offsets):
             key.update(np.ascontiguousarray(column).view(np.uint8).data)
     return key.hexdigest()
+
+
+def serves(settings: Mapping[str, Any]) -> str:
+    """The model that answers, `serves` of the section `train`.
+
+    Raises:
+        ParamsError: there is no such model.
+    """
+    name = str(settings["serves"])
+    if name not in MAIN:
+        raise ParamsError(f"train.serves is {name!r}; write one of {', '.join(MAIN)}")
+    return name
 
 
 class Run:

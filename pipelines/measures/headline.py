@@ -9,14 +9,14 @@ from typing import Any
 from pipelines.measures.report import BASELINE, Tree
 from trail.scan import ANOMALIES
 
-MAIN = "lstm"
-"""The model that the product is about."""
+MAIN = ("stack", "lstm")
+"""Models that the product is about: the one that answers is the first that there is."""
 
 
 def main_model(tree: Mapping[str, Any]) -> str:
-    """The model that the headline compares with the rules: the LSTM, or the last one there is."""
+    """The model that the headline compares with the rules: the one that answers, or the last."""
     models = list(tree["map"])
-    return MAIN if MAIN in models else models[-1]
+    return next((name for name in MAIN if name in models), models[-1])
 
 
 def headline(injected: Tree, natural: Tree | None) -> Tree:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -142,8 +141,3 @@ def judged_by_its_package(
     in_file = np.empty_like(score)
     in_file[row] = score[:, [column[f"{kind}Score"] for kind in kinds]]
     return in_file[holdout.place]
-
-
-def network_of(folder: Path) -> tuple[Path, int]:
-    """A bundle's ONNX network, and the scans that it looks back on."""
-    return folder / "lstm.onnx", int(json.loads((folder / "lstm.json").read_text())["length"])

@@ -15,7 +15,7 @@ from pipelines.measures import blocks
 from pipelines.measures.bootstrap import Interval
 from pipelines.progress import say
 from pipelines.promotion import latency
-from pipelines.promotion.candidates import Candidate, judged_by_its_package, network_of
+from pipelines.promotion.candidates import Candidate, judged_by_its_package
 from pipelines.promotion.explained import Explained, explained
 from pipelines.promotion.holdout import Holdout, Seen, judged, seen_by
 from pipelines.promotion.paired import CHALLENGER, CHAMPION, Figures, Gains, figures, gains
@@ -231,11 +231,9 @@ def _alarms(mine: Figures, settings: Settings) -> Iterator[Gate]:
 def _latency(challenger: Candidate, champion: Candidate | None, settings: Settings) -> Gate:
     what = f"forward pass of {latency.SEQUENCES} sequences, challenger / champion"
     if champion is None or champion.folder is None or challenger.folder is None:
-        note = "there is no champion's network to compare with"
+        note = "there is no champion's model to compare with"
         return _unjudged("latency", what, settings.latency_ratio, False, note)
-    found, mine_ms, other_ms = latency.ratio(
-        network_of(challenger.folder), network_of(champion.folder)
-    )
+    found, mine_ms, other_ms = latency.ratio(challenger.folder, champion.folder)
     note = f"{mine_ms:.2f} ms / {other_ms:.2f} ms"
     return _gate("latency", what, found, settings.latency_ratio, at_least=False, note=note)
 
@@ -248,9 +246,9 @@ def _explanations(
     found: Explained = explained(
         challenger.bundle, seen, holdout, score, settings.explained, top, settings.seed
     )
-    what = "completeness error of Integrated Gradients, P95"
+    what = "completeness error of explanations, P95"
     if not found.errors:
-        note = "the network flags no scan rightly: there is nothing to explain"
+        note = "the model flags no scan rightly: there is nothing to explain"
         yield _unjudged("completeness", what, settings.completeness, False, note)
     else:
         note = f"{len(found.errors)} scans"

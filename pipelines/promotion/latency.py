@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -10,25 +11,25 @@ from typing import Final
 
 import numpy as np
 
+from models.stack import PARTS, served
+
 SEQUENCES: Final = 50
 ROUNDS: Final = 60
 _WARM_UP: Final = 5
 
 
-def ratio(
-    challenger: tuple[Path, int], champion: tuple[Path, int], rounds: int = ROUNDS
-) -> tuple[float, float, float]:
+def ratio(challenger: Path, champion: Path, rounds: int = ROUNDS) -> tuple[float, float, float]:
     """Median processor time of a forward pass of 50 whole sequences, one model after the other.
 
     Args:
-        challenger: its ONNX network, and the scans of a sequence.
+        challenger: its bundle, which may have other features than this program.
         champion: likewise.
         rounds: passes of each that are counted.
 
     Returns:
         challenger / champion, and the milliseconds of each.
     """
-    passes = [_pass(*challenger), _pass(*champion)]
+    passes = [_pass(challenger), _pass(champion)]
     seen: tuple[list[float], list[float]] = ([], [])
     for round_ in range(_WARM_UP + rounds):
         for which in (0, 1) if round_ % 2 else (1, 0):
@@ -40,14 +41,22 @@ def ratio(
     return mine / other, mine, other
 
 
-def _pass(network: Path, length: int) -> Callable[[], object]:
+def _pass(folder: Path) -> Callable[[], object]:
+    """What a bundle's parts do for whole sequences: the network, and boosting in a stack."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     # One thread: it is then the caller's own, whose processor time others do not touch.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
-    inputs = int(session.get_inputs()[0].shape[-1])
+    length = int(json.loads((folder / "lstm.json").read_text())["length"])
     rng = np.random.default_rng(0)
-    batch = rng.normal(size=(SEQUENCES, length, inputs)).astype(np.float32)
-    return lambda: session.run(None, {"features": batch})
+    asked = []
+    for part in PARTS if served(folder) == "stack" else PARTS[:1]:
+        session = ort.InferenceSession(
+            str(folder / f"{part}.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        *rows, inputs = session.get_inputs()[0].shape
+        shape = (SEQUENCES, length) if len(rows) == 2 else (SEQUENCES * length,)
+        batch = rng.normal(size=(*shape, int(inputs))).astype(np.float32)
+        asked.append((session, {"features": batch}))
+    return lambda: [session.run(None, features) for session, features in asked]

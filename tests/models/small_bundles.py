@@ -1,4 +1,4 @@
-"""Small bundles for tests: a network that has learned in seconds what the rules say."""
+"""Small bundles for tests: models that have learned in seconds what the rules say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from intake.master import write_registry, write_sites
-from models import bundle, lstm, oneclass, onnx, windows
+from models import bundle, gbm, lstm, oneclass, onnx, predict, trees, windows
 from models.calibration import Calibration
+from models.stack import Stack
 from tests.trail.small import (
     DAY,
     HONEST,
@@ -36,6 +37,19 @@ from trail.trails import sort
 
 ROOT = Path(__file__).parents[2]
 STEPS = 500
+BOOSTING = {
+    "threads": 1,
+    "seed": 1,
+    "learning_rate": 0.2,
+    "leaves": 7,
+    "min_leaf": 5,
+    "min_weight": 0.01,
+    "feature_share": 0.5,
+    "row_share": 1.0,
+    "l2": 1.0,
+    "trees": 20,
+    "patience": 20,
+}
 
 FAST = [*HONEST[:5], (Op.WHOLESALE_IN, WHOLESALE, 4 * DAY + 4 * MINUTE)]
 """The hub's lorry arrives minutes after it left: flagged as a jump."""
@@ -69,8 +83,8 @@ def encoded(scans: Scans, learned: network.Network) -> Encoded:
     return encode(scans, Context(SITES, learned, REGISTRY))
 
 
-def small_bundle(folder: Path, seed: int = 0) -> Path:
-    """Write a bundle; another seed is another bundle."""
+def small_bundle(folder: Path, seed: int = 0, stacked: bool = True) -> Path:
+    """Write a bundle; another seed is another bundle. Not `stacked`, the network alone answers."""
     folder.mkdir(parents=True)
     learned = learned_network()
     parts = [encoded(some_scans(lot), learned) for lot in (1, 2, 3)]
@@ -79,6 +93,8 @@ def small_bundle(folder: Path, seed: int = 0) -> Path:
     lstm.save(net, folder / "lstm.safetensors")
     (folder / "lstm.json").write_text(json.dumps(shape.to_json()))
     onnx.export(net, folder / "lstm.onnx")
+    if stacked:
+        _stack(folder, parts)
     features = parts[0].features
     mean, scale = lstm.standardisation(features)
     settings = {"seed": 1, "scans": 500, "components": 30, "gamma": 1.0, "nu": 0.05}
@@ -86,15 +102,29 @@ def small_bundle(folder: Path, seed: int = 0) -> Path:
     oneclass.fit(np.clip((features - mean) / scale, -8, 8), settings, svm)
     (folder / "network.json").write_text(json.dumps(learned.to_json()))
     even = Calibration(np.ones(5), np.zeros(5)).to_json()
-    (folder / "calibration.json").write_text(json.dumps({"lstm": even, "svm": even}))
     half = dict.fromkeys(ANOMALIES, 0.5)
-    (folder / "thresholds.json").write_text(json.dumps({"lstm": half, "svm": half}))
+    for name, value in (("calibration", even), ("thresholds", half)):
+        by_model = dict.fromkeys(("lstm", "gbm", "stack", "svm"), value)
+        (folder / f"{name}.json").write_text(json.dumps(by_model))
     (folder / "params.json").write_text("{}")
     (folder / "provenance.json").write_text(json.dumps({"weights_digest": f"seed {seed}"}))
     write_sites(SITES, folder / "sites.csv")
     write_registry(REGISTRY, folder / "registry.csv")
     bundle.seal(folder)
     return folder
+
+
+def _stack(folder: Path, parts: list[Encoded]) -> None:
+    """Boosting of the first two parts, stacked with the network on the third."""
+    learned = [(part.features, (part.rules >= FLAG).astype(np.int8)) for part in parts]
+    features, target = (np.concatenate(column) for column in zip(*learned[:2], strict=True))
+    gbm.fit(features, target, *learned[2], BOOSTING, folder / "gbm")
+    trees.export(folder / "gbm", folder / "gbm.onnx")
+    logits = {
+        "lstm": predict.lstm_logits(folder, parts[2].features, parts[2].offsets),
+        "gbm": gbm.logits(folder / "gbm", parts[2].features),
+    }
+    Stack.fit(logits, learned[2][1]).save(folder)
 
 
 def _trained(shape: lstm.Shape, parts: list[Encoded], seed: int) -> lstm.TrailLSTM:

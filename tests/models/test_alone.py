@@ -1,4 +1,4 @@
-"""The network alone and the one-class SVM alone give verdicts of the shape that all share."""
+"""The model alone and the one-class SVM alone give verdicts of the shape that all share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def asked(small):
     return encoded(some_scans(7), small.network)
 
 
-def test_the_network_alone_differs_from_the_verdict_only_where_a_rule_spoke(small, asked):
-    alone = small.judge_lstm(asked.features, asked.offsets)
+def test_the_model_alone_differs_from_the_verdict_only_where_a_rule_spoke(small, asked):
+    alone = small.judge_model(asked.features, asked.offsets)
     both = small.judge(asked.features, asked.offsets, asked.findings)
     ruled = (asked.findings.hard > 0) | both.cold[:, None]
     assert np.array_equal(alone.score[~ruled], both.score[~ruled])

@@ -15,6 +15,8 @@ from models.bundle import Bundle, BundleError
 from models.explain import FIRST_STEPS, SMALL_ERROR, Explainer
 from models.lstm import Shape, TrailLSTM, save
 from models.readable import READABLE
+from models.stack import Stack
+from models.trees import Boxes, boosters
 from tests.models.small_bundles import encoded, small_bundle, some_scans
 from trail.features import FEATURES
 from trail.scan import ANOMALIES, Anomaly
@@ -95,8 +97,9 @@ def test_the_baseline_is_what_it_says(explainer, flagged):
 
 
 def changed(small, tmp_path, change) -> Explainer:
-    """The explainer of a bundle with other weights."""
+    """The explainer of a network with other weights, which answers alone."""
     folder = shutil.copytree(small.folder, tmp_path / "bundle")
+    (folder / "stack.json").unlink()
     weights = load_file(folder / "lstm.safetensors")
     change(weights)
     save_file(weights, folder / "lstm.safetensors")
@@ -114,6 +117,21 @@ def test_a_feature_that_the_network_cannot_see_is_worth_nothing(small, flagged, 
         parts = blinded.attribute(trail, column).parts
         assert not parts[:, hidden].any()
         assert parts.any()
+
+
+def test_the_stack_weighs_network_and_boosting(explainer, small, flagged, tmp_path):
+    folder = shutil.copytree(small.folder, tmp_path / "bundle")
+    (folder / "stack.json").unlink()
+    alone, stack = Explainer(folder, bundle.seal(folder)), Stack.load(small.folder)
+    boxes = {name: Boxes.of(b) for name, b in boosters(folder / "gbm").items()}
+    assert boxes
+    for trail, column, _ in flagged:
+        both, network = explainer.attribute(trail, column), alone.attribute(trail, column)
+        steps = both.steps == network.steps
+        of_network, of_trees = stack.weight[column]
+        expected = of_network * network.parts
+        expected[-1] += of_trees * boxes[ANOMALIES[column]].worth(trail[-1], explainer.typical)
+        assert not steps or np.allclose(both.parts, expected, atol=1e-4)
 
 
 def test_what_is_flagged_for_speed_is_explained_by_it(explainer, flagged):
