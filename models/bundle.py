@@ -137,7 +137,7 @@ class Bundle:
         )
 
     def probabilities(self, features: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
-        """Calibrated probabilities of the model, float32 (n, 5)."""
+        """Calibrated probabilities of the model that answers, float32 (n, 5)."""
         found = windows.run(
             features, offsets, self.length, partial(self._run, "lstm"), most_scans=BATCH_SCANS
         )

@@ -108,8 +108,8 @@ class Boxes:
         loss = np.where(reached, self.value * share[others, ours], 0.0)
         by_side = np.where(mine & ~theirs, gain[self.leaf], 0.0)
         by_side -= np.where(theirs & ~mine, loss[self.leaf], 0.0)
-        worth: Float64 = np.bincount(self.feature, weights=by_side, minlength=len(features))
-        return worth
+        worth = np.bincount(self.feature, weights=by_side, minlength=len(features))
+        return worth.astype(np.float64)
 
 
 def _leaves(

@@ -1,4 +1,4 @@
-"""Why a scan is judged as it is: the rule, the sentence, what the network looked at, and what
+"""Why a scan is judged as it is: the rule, the sentence, what the model looked at, and what
 would have been normal.
 """
 
@@ -39,7 +39,7 @@ _LOG: Final = logging.getLogger("trailwatch")
 
 @dataclass(frozen=True, slots=True)
 class FeaturePart:
-    """What one feature is worth over all scans that the network looked at.
+    """What one feature is worth over all scans that the model looked at.
 
     Attributes:
         feature: its name in `FEATURES`.
@@ -94,7 +94,7 @@ class CellPart:
 
 @dataclass(frozen=True, slots=True)
 class Attributions:
-    """Integrated gradients of the network's log-odds.
+    """What the model's log-odds come from; see `models.explain`.
 
     Attributes:
         baseline: "mean" or "zeros".
@@ -103,7 +103,7 @@ class Attributions:
         completeness_error: what the parts miss of their difference, as a share of it.
         steps: points of the path.
         features: the features that matter most, by size.
-        scans: the scans that the network looked at, in trail order.
+        scans: the scans that the model looked at, in trail order.
         cells: the features of single scans that matter most, by size.
         contexts: sums by context.
     """
@@ -142,7 +142,7 @@ class Explanation:
         rule: what the rule of this anomaly looks for.
         rule_score: what it found, 0-100.
         rule_reason: the check behind that, "" where none spoke.
-        attributions: what the network looked at; None where the rules answered.
+        attributions: what the model looked at; None where the rules answered.
         counterfactual: what would have been normal; None where it is not flagged, or nothing was
             found, or nobody asked.
     """
@@ -322,8 +322,8 @@ def stay_warm(champion: Callable[[], Model | None], stopping: Event, every_s: fl
             continue
         warm = model.bundle.digest  # also where it fails: a request will tell
         try:
-            network = explainer(model.bundle.folder, warm)
-            network.attribute(np.zeros((network.length, len(FEATURES)), np.float32), 0)
+            ready = explainer(model.bundle.folder, warm)
+            ready.attribute(np.zeros((ready.length, len(FEATURES)), np.float32), 0)
         except Exception:  # whatever torch raises: explanations are not all there is
             _LOG.warning("explanations cannot be given", exc_info=True)
         else:
@@ -333,13 +333,13 @@ def stay_warm(champion: Callable[[], Model | None], stopping: Event, every_s: fl
 def _attributions(
     model: Model, seen: _Seen, column: int, baseline: Baseline, sites: Sites, event_id: Any
 ) -> Attributions:
-    network = explainer(model.bundle.folder, model.bundle.digest)
-    first = max(0, seen.row + 1 - network.length)
+    asked = explainer(model.bundle.folder, model.bundle.digest)
+    first = max(0, seen.row + 1 - asked.length)
     window = seen.features[first : seen.row + 1]
-    found = network.attribute(window, column, baseline)
+    found = asked.attribute(window, column, baseline)
     by_feature = found.parts.sum(axis=0)
     by_scan = found.parts.sum(axis=1)
-    looked_at = network.attention(window)
+    looked_at = asked.attention(window)
     attention = [None] * len(window) if looked_at is None else looked_at.tolist()
     contexts: dict[str, float] = dict.fromkeys(CONTEXT_OF.values(), 0.0)
     for name, worth in zip(FEATURES, by_feature.tolist(), strict=True):
@@ -357,7 +357,7 @@ def _attributions(
                 words=readable(FEATURES[i]),
                 context=CONTEXT_OF[FEATURES[i]],
                 value=float(window[-1, i]),
-                typical=float(network.typical[i]),
+                typical=float(asked.typical[i]),
                 log_odds=float(by_feature[i]),
             )
             for i in _largest(by_feature)

@@ -182,7 +182,7 @@ def draw(
 
     Args:
         part: n scans.
-        flagged: bool (n, 5), by the network.
+        flagged: bool (n, 5), by the model.
         answers: what the world itself hides; its trails are left out, as are those of analysts.
         subtypes: names of the kinds of tampering, by the index that `part.subtype` holds.
         each: most cases of a type.

@@ -43,7 +43,7 @@ def explained(
     top: int,
     seed: int,
 ) -> Explained:
-    """Explain scans that the network flags rightly, about as many of each type.
+    """Explain scans that the model flags rightly, about as many of each type.
 
     Args:
         bundle: the model.
@@ -68,7 +68,7 @@ def explained(
 def _cases(
     bundle: Bundle, seen: Seen, holdout: Holdout, score: Float32, most: int, seed: int
 ) -> Iterator[Case]:
-    """Trails up to scans that the network itself flags, and rightly; drawn at random."""
+    """Trails up to scans that the model itself flags, and rightly; drawn at random."""
     each = max(most // len(ANOMALIES), 1)
     rng = np.random.default_rng(seed)
     right = ((score >= FLAG) & (holdout.target == 1)).T
