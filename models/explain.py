@@ -144,13 +144,13 @@ class Explainer:
         """
         import torch
 
-        asked = np.ascontiguousarray(features[-self.length :])
+        asked = features[-self.length :]
         against = np.broadcast_to(
             self.typical if baseline == "mean" else np.float32(0), asked.shape
         )
         both = self.log_odds(np.stack([asked, against]))[:, anomaly].tolist()
         weight, trees = self._of_trees(asked[-1], against[-1], anomaly)
-        path = [torch.from_numpy(np.ascontiguousarray(end))[None] for end in (asked, against)]
+        path = [torch.from_numpy(np.array(end))[None] for end in (asked, against)]
         steps = FIRST_STEPS
         while True:
             gradients = self._gradients.attribute(

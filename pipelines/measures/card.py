@@ -377,9 +377,10 @@ def explanation(found: Mapping[str, Any]) -> str:
         if (missed := explanations.short_of(by_type))
     ]
     return (
-        "Integrated Gradients of the LSTM on injected scans that it flags rightly, each with its "
-        "trail up to the scan, from as many kinds of tampering and lots as there are. The service "
-        "explains against the mean of the training scans; zeros are for comparison.\n\n"
+        "What injected scans that the model flags rightly are flagged for, each with its trail up "
+        "to the scan, from as many kinds of tampering and lots as there are: Integrated Gradients "
+        "for the network, Shapley values for boosting in a stack. The service explains against the "
+        "mean of the training scans; zeros are for comparison.\n\n"
         f"- Hit@{top}: of the {top} features that are worth most, summed over the scans of the "
         "trail, one reads off what the tampering changed (`pipelines/measures/causes.py`). "
         "Corrected is the share of what chance leaves.\n"
