@@ -11,6 +11,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -269,14 +270,19 @@ def append_history(path: Path, metrics: Tree, origin: Provenance, now: datetime)
     for model in ("rules", "svm", "gbm", "lstm"):
         line[f"map_natural_{model}"] = metrics["map_natural"].get(model)
     line |= {f"gain_{key}": gain.get(key) for key in ("low", "mid", "high")}
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(line), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
-    with path.open(newline="", encoding="utf-8") as file:
-        return sum(row["data_hash"] == origin.data_hash for row in csv.DictReader(file))
+    line |= {"map_stack": metrics["map"].get("stack")}
+    line |= {"map_natural_stack": metrics["map_natural"].get("stack")}
+    rows: list[Mapping[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+    fresh = path.with_name(f".{path.name}")  # all lines anew: older ones may have fewer columns
+    with fresh.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(line), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, line])
+    os.replace(fresh, path)
+    return sum(row["data_hash"] == origin.data_hash for row in (*rows, line))
 
 
 def _params_hash() -> str:

@@ -178,6 +178,19 @@ def test_it_says_how_often_the_test_lots_were_read(place, tmp_path):
     assert reads == [1, 2, 1, 3]
 
 
+def test_a_history_with_fewer_columns_goes_on(place, tmp_path):
+    path = tmp_path / evaluate.HISTORY
+    path.write_text("time_utc,data_hash,map_lstm\n2026-01-01T00:00:00Z,a,0.5\n")
+    metrics = json.loads((place.first / "metrics.json").read_text())
+    metrics["map"]["stack"] = 0.75
+    origin = evaluate.Provenance("", "a", "", [])
+    assert evaluate.append_history(path, metrics, origin, datetime.now(UTC)) == 2
+    with path.open() as file:
+        old, new = csv.DictReader(file)
+    assert (old["map_lstm"], old["map_stack"]) == ("0.5", "")
+    assert (float(new["map_lstm"]), new["map_stack"]) == (metrics["map"]["lstm"], "0.75")
+
+
 def test_explanations_are_measured_for_every_type_and_baseline(place):
     metrics = json.loads((place.first / "metrics.json").read_text())
     assert list(metrics["explanation"]) == list(explanations.BASELINES)

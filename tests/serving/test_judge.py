@@ -68,7 +68,7 @@ def narrow(folder: Path) -> None:
 def blank(folder: Path) -> None:
     path = folder / "calibration.json"
     value = json.loads(path.read_text())
-    value["lstm"]["slope"] = [float("nan")] * 5
+    value["stack"]["slope"] = [float("nan")] * 5
     path.write_text(json.dumps(value))
 
 
