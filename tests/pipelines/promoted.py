@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from intake.store import to_table
 from intake.table import QUARANTINE_SCHEMA, Intake
 from models import bundle, lstm, onnx
-from models.stack import Stack, served
+from models.stack import served
 from tests.models.small_bundles import FAST, LATE, STRAYED
 from tests.trail.small import HONEST, SITES, code, scans_of
 from trail.scan import ANOMALIES, Anomaly
@@ -62,7 +62,6 @@ def _noisy(folder: Path, amount: float) -> None:
     save_file(weights, folder / "lstm.safetensors")
     shape = lstm.Shape(**json.loads((folder / "lstm.json").read_text()))
     onnx.export(lstm.load(shape, folder / "lstm.safetensors"), folder / "lstm.onnx")
-    Stack(np.tile([1.0, 0.0], (5, 1)), np.zeros(5)).save(folder)  # boosting would make up for it
 
 
 def write_holdout(path: Path, lots: int = LOTS, analysed: bool = False) -> Path:
