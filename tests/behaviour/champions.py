@@ -117,7 +117,7 @@ def trained_on_korea(home: Path) -> Champion:
     """The model of a simulated world over a real installation's own sites and legs."""
     project(home)
     if not FULL:
-        set_params(home, train__epochs=7, train__gbm__trees=25)
+        set_params(home, train__epochs=6, train__gbm__trees=25, label__boxed=0.2)
         set_params(home, evaluate__bootstrap=100, evaluate__explained=3)
     Champion(home, "trailwatch").command(
         "pipelines.run",

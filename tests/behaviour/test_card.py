@@ -70,7 +70,9 @@ def test_verdicts_are_parted_by_how_sure_they_are():
     score, target = np.zeros((n, 5), np.float32), np.zeros((n, 5), np.int8)
     score[:, 2] = [0.9, 0.8, 0.7, 0.2, 0.1, 0.01]  # 87, 75, 62, 17, 8, 1 where 0.6 is the threshold
     target[:, 2] = [1, 0, 1, 1, -1, 0]
-    block = Block(**{**plain, "name": "injected", "scores": {"lstm": score}, "target": target})
+    block = Block(
+        **{**plain, "name": "injected", "scores": {card_page.SERVED: score}, "target": target}
+    )
     told = card_page.bands(block, np.full(5, 0.6, np.float32))
     assert [row[1:] for row in told] == [["2", "50.000%"], ["1", "100.000%"], ["2", "50.000%"]]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from models.bundle import Bundle
 from serving.settings import Settings
@@ -24,7 +25,7 @@ from tests.serving.served import served
 from tests.serving.stores import lmdb_url
 from trail.scan import ANOMALIES, HOUR_US, Anomaly
 
-MODELS = ("rules", "svm", "gbm", "lstm")
+MODELS = ("rules", "svm", "gbm", "lstm", "stack")
 FLAGGED = 50
 EXTREME_RECALL = 0.98 if FULL else 0.8
 NOT_TOLD = 0.05 if FULL else 0.1
@@ -64,7 +65,8 @@ def test_metrics_have_what_a_release_needs(metrics):
     assert gain["low"] <= gain["mid"] <= gain["high"]
 
 
-def test_the_lstm_beats_the_rules(metrics):
+def test_what_answers_beats_the_rules(metrics):
+    assert metrics["map"]["stack"] >= (0.85 if FULL else 0.6)
     assert metrics["map"]["lstm"] >= (0.85 if FULL else 0.6)
     assert metrics["vs_rules"]["map_gain"]["low"] > (0.25 if FULL else 0.1)
     assert max(metrics["fpr_upper95"].values()) < (0.05 if FULL else 0.1)
@@ -322,7 +324,9 @@ def test_a_control_is_not_told(controls, name):
     assert figures["lots"] >= 5, "too few to say anything"
     assert figures["low"] <= 0.5 + NOT_TOLD
     assert figures["high"] >= 0.5 - NOT_TOLD
-    assert figures["recall_at_fpr1"] <= 0.05
+    # A box is one case: of 47 boxes that are caught at 5 %, five may be by chance.
+    caught = round(figures["recall_at_fpr1"] * figures["lots"])
+    assert binom.sf(caught - 1, figures["lots"], 0.05) > 0.025
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +348,9 @@ def test_the_quicker_a_leg_the_more_of_a_jump(world):
         judged = world.judge(world.moved(at, left + (share * usual).astype(np.int64)))
         found.append(judged[at, Anomaly.JUMP])
     falls = np.maximum(0, -np.diff(found, axis=0))
-    assert (falls > 5).mean() <= 0.02, "share of steps at which the score fell by more than 5"
+    assert (falls > 5).mean() <= (0.02 if FULL else 0.05), (
+        "share of steps at which the score fell by more than 5"
+    )
     assert (found[-1] >= FLAGGED).mean() >= EXTREME_RECALL
     assert np.median(found[0]) < FLAGGED
 
