@@ -1,0 +1,6 @@
+"""Tests of every room; none of them fails because the machine is slow."""
+
+from hypothesis import settings
+
+settings.register_profile("trailwatch", deadline=None)
+settings.load_profile("trailwatch")
