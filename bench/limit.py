@@ -1,0 +1,248 @@
+"""How well a jump can be told at all: what times typed by hand cost, and what more lots bring.
+
+An item whose time was typed an hour too early is recorded as one that came before its pallet; so is
+an item that did. `python -m bench.limit` judges movements of worlds that nothing else uses by the
+models of a run, and by gradient boosting that was fed with one, four and sixteen worlds of its own.
+Each is measured with all honest scans, and without those that were typed by hand, which only the
+world knows. It writes a Markdown page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from bench.card import SHARE, world_seen
+from bench.card_page import table
+from models import gbm, predict
+from pipelines import fitting, params
+from pipelines.measures.bootstrap import ap_replicates, interval
+from pipelines.measures.lots import Int64, resample
+from pipelines.measures.ranking import Bool, average_precision
+from pipelines.progress import Progress, say
+from trail.features import FEATURES
+from trail.scan import ANOMALIES, Anomaly, Float32, Scans
+from world.simulate import Options, ground_of, honest_scans, observed
+from world.tampering import draft
+
+FED_SEED: Final = 20_000
+"""Seeds of the worlds that feed boosting begin here; the last of them stops it."""
+ASKED_SEED: Final = 21_000
+"""Seeds of the worlds that are judged begin here."""
+REPLICATES: Final = 1000
+RANKED: Final = 0.5
+"""Share of the jumps that an honest scan has to be ranked above, to be called a false one."""
+
+
+@dataclass(frozen=True)
+class Movements:
+    """Scans after a movement, of one or more worlds, that count for `jump`.
+
+    Attributes:
+        features: float32 (n, F).
+        jump: bool (n,).
+        typed: bool (n,), typed by hand in the world and not touched by tampering.
+        lot: int64 (n,), lots of different worlds are different.
+        scores: float32 (n,) by judge.
+    """
+
+    features: Float32
+    jump: Bool
+    typed: Bool
+    lot: Int64
+    scores: Mapping[str, Float32]
+
+    @classmethod
+    def together(cls, several: Sequence[Movements]) -> Movements:
+        """Movements of several worlds."""
+        columns = {
+            name: np.concatenate([getattr(one, name) for one in several])
+            for name in ("features", "jump", "typed")
+        }
+        return cls(
+            lot=np.concatenate(
+                [
+                    np.unique(one.lot, return_inverse=True)[1] + 1_000_000 * i
+                    for i, one in enumerate(several)
+                ]
+            ),
+            scores={
+                judge: np.concatenate([one.scores[judge] for one in several])
+                for judge in several[0].scores
+            },
+            **columns,
+        )
+
+
+def typed_by_hand(options: Options) -> Bool:
+    """Which scans of a world, in the order of its table, have a time that was typed wrongly.
+
+    The same world is recorded once more by people who make no errors: its random draws are the
+    same, so that what differs was typed.
+
+    Args:
+        options: of a world that hides no tampering.
+    """
+    options = options.checked()
+    ground = ground_of(options)
+    honest = honest_scans(ground, options.lot_count())
+    still = draft(honest, ground.network.sites, share=0.0, seed=ground.seed)
+    faultless = replace(ground, profile=replace(ground.profile, manual_sd_h=0.0))
+    recorded, meant = (_keys(observed(g, still)[0]) for g in (ground, faultless))
+    return np.asarray(~recorded.isin(meant))
+
+
+def _keys(scans: Scans) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([scans.epc, scans.site, scans.op, scans.time_us])
+
+
+def movements(
+    seed: int, scans: int, weights: Path, share: float, judged: bool = False
+) -> Movements:
+    """Movements of one world of the default kind, judged by the models in `weights` or not."""
+    seen = world_seen("base", seed, scans, weights, share)
+    features, target = seen.encoded.features, seen.part.target[:, Anomaly.JUMP]
+    kept = (features[:, FEATURES.index("km_log")] > 0) & (target >= 0)
+    typed = typed_by_hand(Options(seed=seed, scans=scans, natural_share=0.0))
+    row = seen.encoded.trails.scans.row
+    scores = predict.logits(weights, seen.encoded) if judged else {}
+    return Movements(
+        features[kept],
+        target[kept] == 1,
+        ((row >= 0) & typed[np.maximum(row, 0)] & (seen.part.subtype < 0))[kept],
+        seen.part.lot[kept],
+        {judge: score[kept, Anomaly.JUMP] for judge, score in scores.items()},
+    )
+
+
+def boosted(known: Movements, held: Movements, asked: Movements) -> Float32:
+    """What boosting of `jump` alone, as the pipeline trains it, says of the asked, float32 (n,)."""
+    settings = params.load()["train"]
+    targets = []
+    for part in (known, held):
+        target = np.full((len(part.jump), len(ANOMALIES)), -1, np.int8)
+        target[:, Anomaly.JUMP] = part.jump
+        targets.append(target)
+    weight = tuple(
+        fitting.weights(SimpleNamespace(features=part.features), settings)  # type: ignore[arg-type]
+        for part in (known, held)
+    )
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        gbm.fit(
+            known.features,
+            targets[0],
+            held.features,
+            targets[1],
+            settings["gbm"],
+            folder,
+            (weight[0], weight[1]),
+        )
+        return gbm.logits(folder, asked.features)[:, Anomaly.JUMP]
+
+
+def judges(asked: argparse.Namespace) -> tuple[Movements, dict[str, Float32]]:
+    """The movements that are judged, and what each judge says of them."""
+    share = params.load()["label"]["share_train"]
+    most = max(asked.fed)
+    with Progress("worlds", asked.worlds + most + 1, "worlds") as step:
+
+        def made(first: int, count: int, part: float, judged: bool) -> Iterator[Movements]:
+            for seed in range(first, first + count):
+                yield movements(seed, asked.scans, asked.weights, part, judged)
+                step(1, f"seed {seed}")
+
+        whole = Movements.together(list(made(ASKED_SEED, asked.worlds, SHARE, True)))
+        fed = list(made(FED_SEED, most + 1, share, False))
+    said = dict(whole.scores)
+    for count in asked.fed:
+        known = Movements.together(fed[:count])
+        name = f"boosting of {count} more world{'s' * (count > 1)}"
+        say(f"{name}: {len(known.jump):,} movements to learn from")
+        said[name] = boosted(known, fed[-1], whole)
+    return whole, said
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge, measure, write; returns an exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.limit", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("models/weights"))
+    parser.add_argument("--scans", type=int, default=300_000, help="of one world")
+    parser.add_argument("--worlds", type=int, default=12, help="that are judged")
+    parser.add_argument("--fed", type=int, nargs="+", default=[1, 4, 16], help="worlds, boosting")
+    parser.add_argument("--out", type=Path, default=Path("docs/limit.md"))
+    asked = parser.parse_args(argv)
+    if not (asked.weights / "digest.json").is_file():
+        print(f"limit: {asked.weights} holds no trained models; run `make run`", file=sys.stderr)
+        return 2
+    said = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "-m", "bench.limit", *said])
+    asked.out.write_text(page(*judges(asked), command) + "\n")
+    say(f"limit: {asked.out}")
+    return 0
+
+
+def page(whole: Movements, said: Mapping[str, Float32], command: str) -> str:
+    """The figures as Markdown."""
+    honest = ~whole.jump
+    rows = [
+        [
+            judge,
+            _ap(score, whole, np.ones(len(score), bool)),
+            _ap(score, whole, whole.jump | ~whole.typed),
+            f"{_typed_among_false(score, whole):.0%}",
+        ]
+        for judge, score in said.items()
+    ]
+    return "\n\n".join(
+        [
+            "# How well a jump can be told",
+            f"Written by `{command}`: average precision of `jump`, with 95 % intervals by lot, on "
+            f"{honest.sum():,} honest movements and {whole.jump.sum():,} jumps of worlds that "
+            "nothing else uses. The first rows are the models of a run; the others are gradient "
+            "boosting of this one type, fed with worlds of as many scans.",
+            table(
+                [
+                    "judge",
+                    "all honest scans",
+                    "without those typed by hand",
+                    f"typed by hand, of the honest above {RANKED:.0%} of the jumps",
+                ],
+                rows,
+            ),
+            f"In the world {whole.typed.sum() / honest.sum():.2%} of honest movements have a time "
+            "that was typed by hand, off by a normal error of an hour. An item whose arrival was "
+            "typed too early is recorded alone, before its pallet; a jump of a single item is "
+            "recorded just so. When it is scanned, nothing but the length of the leg can tell one "
+            "from the other, and where lorries take two to three hours that says little.",
+        ]
+    )
+
+
+def _ap(score: Float32, whole: Movements, kept: Bool) -> str:
+    draws = resample(whole.lot, REPLICATES, seed=17)
+    drawn = ap_replicates(score[kept], whole.jump[kept], draws, draws.code[kept])
+    found = interval(average_precision(score[kept], whole.jump[kept]), drawn)
+    return f"{found.mid:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _typed_among_false(score: Float32, whole: Movements) -> float:
+    """Share typed by hand of the honest scans that are ranked above `RANKED` of the jumps."""
+    above = ~whole.jump & (score >= np.quantile(score[whole.jump], RANKED))
+    return float(whole.typed[above].mean()) if above.any() else float("nan")
+
+
+if __name__ == "__main__":
+    pa.set_cpu_count(1)
+    sys.exit(main())
