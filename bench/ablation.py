@@ -200,6 +200,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     "128 hidden units": Variant({"hidden": 128}),
     "one layer": Variant({"layers": 1}),
     "attention": Variant({"attention": True}),
+    "two levels: the item, box and lot": Variant({"hierarchical": True}),
     "focal loss": Variant({"loss": "focal"}),
     "no dropout": Variant({"dropout": 0.0}),
     "no running average": Variant({"average": 0.0}),

@@ -2,13 +2,14 @@
 
 It is causal and many-to-many: the logits at a scan depend on the trail up to that scan only, so
 training on whole trails equals training on the last scan of every prefix. With attention each scan
-also sees a weighted mean of the hidden states so far.
+also sees a weighted mean of the hidden states so far. With two levels the lower one reads what a
+scan says of its own item, the upper one the lower's states and what the scan's box and lot do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Shape:
         dropout: share of activations dropped in training.
         length: scans that a verdict looks back on, this one included.
         attention: whether the head also sees a weighted mean of the hidden states so far.
+        lot: columns of the features that speak of box and lot, for a level of their own; none is
+            one level.
     """
 
     inputs: int
@@ -43,6 +46,7 @@ class Shape:
     dropout: float = 0.2
     length: int = 20
     attention: bool = False
+    lot: Sequence[int] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -62,13 +66,18 @@ class TrailLSTM(nn.Module):
         zeros, ones = np.zeros(shape.inputs, np.float32), np.ones(shape.inputs, np.float32)
         self.register_buffer("mean", torch.from_numpy(zeros if mean is None else mean))
         self.register_buffer("scale", torch.from_numpy(ones if scale is None else scale))
+        self._lot = list(shape.lot)
+        self._own = [i for i in range(shape.inputs) if i not in set(self._lot)]
+        layers = max(1, shape.layers - 1) if self._lot else shape.layers
         self.lstm = nn.LSTM(
-            shape.inputs,
+            len(self._own),
             shape.hidden,
-            num_layers=shape.layers,
-            dropout=shape.dropout if shape.layers > 1 else 0.0,
+            num_layers=layers,
+            dropout=shape.dropout if layers > 1 else 0.0,
             batch_first=True,
         )
+        if self._lot:
+            self.upper = nn.LSTM(shape.hidden + len(self._lot), shape.hidden, batch_first=True)
         self.dropout = nn.Dropout(shape.dropout)
         seen = shape.hidden
         if shape.attention:
@@ -96,7 +105,12 @@ class TrailLSTM(nn.Module):
 
     def _hidden(self, features: torch.Tensor) -> torch.Tensor:
         standard = ((features - self.mean) / self.scale).clamp(-8.0, 8.0)
-        hidden: torch.Tensor = self.lstm(standard)[0]
+        hidden: torch.Tensor
+        if not self._lot:
+            hidden = self.lstm(standard)[0]
+            return hidden
+        own = self.dropout(self.lstm(standard[..., self._own])[0])
+        hidden = self.upper(torch.cat([own, standard[..., self._lot]], dim=-1))[0]
         return hidden
 
     def _weights(self, hidden: torch.Tensor) -> torch.Tensor:

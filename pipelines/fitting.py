@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from models import lstm, windows
 from pipelines.parts import Part
 from pipelines.progress import Progress
-from trail.features import FEATURES
+from trail.features import CONTEXT_OF, FEATURES
 from trail.scan import ANOMALIES
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -27,6 +27,8 @@ Report = Callable[[int, Mapping[str, float]], None]
 LOSSES: Final = ("bce", "focal")
 FOCAL_GAMMA: Final = 2.0
 WEEK_US: Final = 7 * 86_400 * 1_000_000
+LOT: Final = tuple(i for i, name in enumerate(FEATURES) if CONTEXT_OF[name] == "box and lot")
+"""Columns of the features that are the upper level of a hierarchical network."""
 
 
 @dataclass
@@ -94,6 +96,7 @@ def fit(
         dropout=float(settings["dropout"]),
         length=int(settings["length"]),
         attention=bool(settings.get("attention", False)),
+        lot=LOT if settings.get("hierarchical", False) else (),
     )
     network = start or lstm.TrailLSTM(shape, *lstm.standardisation(learned.features))
     network = network.to(device)

@@ -1,4 +1,4 @@
-"""The network with attention: what it may look at, and that its export is the same network."""
+"""Kinds of networks: what each may look at, and that its export is the same network."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,18 @@ import torch
 from models import onnx
 from models.lstm import Shape, TrailLSTM, load, save
 
+KINDS = {
+    "plain": {},
+    "attention": {"attention": True},
+    "two levels": {"lot": (1, 4)},
+    "two levels and attention": {"lot": (1, 4), "attention": True},
+}
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "attention"])
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
 def network(request) -> TrailLSTM:
     torch.manual_seed(4)
-    shape = Shape(inputs=6, hidden=8, layers=2, dropout=0.3, attention=request.param)
+    shape = Shape(inputs=6, hidden=8, layers=2, dropout=0.3, **request.param)
     return TrailLSTM(shape).eval()
 
 
@@ -56,3 +63,17 @@ def test_attention_is_a_share_of_every_scan_so_far():
     assert (weights.triu(1) == 0).all() and (weights.tril() > 0).sum() == 5 * 45
     with pytest.raises(ValueError, match="without attention"):
         TrailLSTM(Shape(inputs=6)).attention(trails())
+
+
+def test_the_lower_level_does_not_see_box_and_lot():
+    network = TrailLSTM(Shape(inputs=6, hidden=8, lot=(1, 4))).eval()
+    seen: list[torch.Tensor] = []
+    network.lstm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    own, lot = trails(), trails()
+    own[..., 0] += 1
+    lot[..., 1] += 1
+    with torch.inference_mode():
+        said = [network(given) for given in (trails(), own, lot)]
+    assert seen[0].shape[-1] == 4
+    assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    assert not torch.equal(said[0], said[1]) and not torch.equal(said[0], said[2])

@@ -11,7 +11,7 @@ import torch
 from models.lstm import Shape, TrailLSTM, standardisation
 from pipelines import fitting
 from pipelines.parts import Part
-from trail.features import FEATURES
+from trail.features import CONTEXT_OF, FEATURES
 
 SETTINGS = {
     "seed": 1,
@@ -156,6 +156,18 @@ def test_it_goes_on_from_a_network_that_is_given(tmp_path):
     on = fitting.fit(part(3), held, standstill, tmp_path / "c", lambda *_: None, first.network)
     assert on.state.best == pytest.approx(first.state.best, abs=1e-4)
     assert new.state.best < first.state.best - 0.2
+
+
+def test_a_hierarchical_network_learns_with_box_and_lot_on_a_level_of_their_own(tmp_path):
+    learned = part(1)
+    spare = np.zeros((len(learned.features), len(FEATURES) - 4), np.float32)
+    learned = replace(learned, features=np.concatenate([learned.features, spare], axis=1))
+    settings = {**SETTINGS, "hierarchical": True}
+    network = fitting.fit(learned, learned, settings, tmp_path, lambda *_: None).network
+    assert {CONTEXT_OF[FEATURES[i]] for i in network.shape.lot} == {"box and lot"}
+    assert network.lstm.input_size + len(network.shape.lot) == len(FEATURES)
+    flat = fitting.fit(learned, learned, SETTINGS, tmp_path / "flat", lambda *_: None).network
+    assert hasattr(network, "upper") and not hasattr(flat, "upper")
 
 
 def test_scans_that_are_not_counted_do_not_train(tmp_path):
