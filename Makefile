@@ -30,7 +30,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export GX_ANALYTICS_ENABLED := false
 
 # Test processes side by side: three keep two cores busy, as many tests wait for a server. Of the
-# service only where it is given.
+# service only where it is given. Files are handed out in their order, for tests/behaviour has the
+# long ones: by number of tests, a training of minutes would come last and run alone.
 WORKERS ?= 3
 chosen = $(if $(TRAILWATCH_FULL),,-m "not full")
 
@@ -103,7 +104,7 @@ demo: $(ML_READY) $(AIRFLOW_READY) ## watch the closed loop: drift, retraining, 
 
 .PHONY: test
 test: lint $(AIRFLOW_READY) ## lint, then the tests of both environments
-	@$(ML) pytest -n $(WORKERS) --dist loadfile --durations=40 --ignore=tests/dags $(chosen) tests
+	@$(ML) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --ignore=tests/dags $(chosen) tests
 	@if [ -d tests/dags ]; then \
 		AIRFLOW_HOME="$$PWD/.airflow-test" AIRFLOW__CORE__LOAD_EXAMPLES=false \
 		.venv-airflow/bin/python -m pytest $(chosen) tests/dags; \
