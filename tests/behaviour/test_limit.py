@@ -23,17 +23,23 @@ SMALL = Options(seed=3, scans=20_000, natural_share=0.0)
 
 def test_typed_times_are_as_many_as_the_profile_says():
     world = simulate(SMALL)
-    typed = limit.typed_by_hand(SMALL)
+    typed = limit.recorded_wrongly(SMALL, manual_sd_h=0.0)
     assert len(typed) == world.scans.num_rows
     assert 0.003 < typed.mean() < 0.008
-    assert not limit.typed_by_hand(replace(SMALL, profile="easy")).any()
+    assert not limit.recorded_wrongly(replace(SMALL, profile="easy"), manual_sd_h=0.0).any()
+
+
+def test_boxes_are_recorded_late_together():
+    late = limit.recorded_wrongly(SMALL, late_mean_h=0.0)
+    assert 0.002 < late.mean() < 0.02
+    assert not limit.recorded_wrongly(SMALL).any()
 
 
 def test_what_was_typed_is_off_and_no_commissioning(tmp_path):
     world = simulate(SMALL)
     write_csv(world.sites, tmp_path / "sites.csv")
     scans = to_scans(world.scans, read_sites(tmp_path / "sites.csv")).scans
-    typed = limit.typed_by_hand(SMALL)[scans.row]
+    typed = limit.recorded_wrongly(SMALL, manual_sd_h=0.0)[scans.row]
     assert not (scans.op[typed] == Op.AGGREGATION).any()
     # Read alone, as nobody types two items wrongly by the same seconds.
     portal = np.stack([scans.lot, scans.site, scans.op, scans.time_us], axis=1)
@@ -63,8 +69,8 @@ def test_each_judge_is_measured_with_and_without_typed_times(page):
     assert {"gbm", "lstm", "stack", "boosting of 1 more world"} <= set(names)
     assert "boosting of 2 more worlds" in names
     for row in rows:
-        whole, without = (float(cell.split()[0]) for cell in row[1:3])
-        assert 0 < whole <= without <= 1
+        whole, untyped, right = (float(cell.split()[0]) for cell in row[1:4])
+        assert 0 < whole <= untyped <= right <= 1
 
 
 def test_it_says_what_to_do_without_models(tmp_path, capsys):
