@@ -80,6 +80,7 @@ def _loads(table: LotTable, network: BoundNetwork) -> tuple[Index, Float64]:
     usual_h = network.usual_h(table.site[start], table.op[start], table.site[end], table.op[end])
     known = np.flatnonzero(usual_h > 0)
     start, end, usual_h = start[known], end[known], usual_h[known]
-    hours = (table.time_us[end] - table.time_us[start]) / HOUR_US
+    # What would have been normal may let a box arrive before the rest of its load has left.
+    hours = np.maximum(table.time_us[end] - table.time_us[start], 0) / HOUR_US
     pace = np.log((hours + _SLACK_H) / (usual_h + _SLACK_H))
     return end, np.rint(np.clip(pace, -MOST, MOST) / _UNIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from trail.facts import Context, facts, previous_of
 from trail.features import FEATURES, encode
 from trail.mates import merge, table_of
 from trail.registry import Registry
-from trail.roads import LOAD, MOST
+from trail.roads import LOAD, MOST, roads
 from trail.scan import OP_DIRECTION, Op
 from trail.trails import sort
 
@@ -128,3 +129,17 @@ def test_a_lot_asked_about_in_parts_is_told_the_same_bit_for_bit(paces, percent,
     told = encode(asked, CONTEXT, merge(stored, added))
     rows = np.isin(whole.trails.scans.row, told.trails.scans.row)
     assert np.array_equal(whole.features[rows], told.features)
+
+
+def test_a_load_that_arrives_before_it_left_is_as_quick_as_can_be():
+    """As when an explanation asks whether a box would have been normal at another time."""
+    trails = sort(lots([1.0]))
+    whole = table_of(trails.scans, previous_of(trails.starts))
+    leg = int(np.flatnonzero((whole.moved >= LOAD) & (whole.op[whole.start] == Op.WMS_OUT))[0])
+    time_us = whole.time_us.copy()
+    time_us[whole.end[leg]] = whole.time_us[whole.start[leg]] - 3_600_000_000
+    none = trails.scans.take(np.zeros(len(trails.scans), bool))
+    table = merge(replace(whole, time_us=time_us), table_of(none, np.empty(0, np.intp)))
+    found = roads(table, np.arange(len(table)), CONTEXT.network)
+    assert np.isfinite(found.pace).all() and np.isfinite(found.off).all()
+    assert found.off.max() == pytest.approx(MOST)
