@@ -47,7 +47,7 @@ from trail.facts import Context
 from trail.features import Encoded, encode
 from trail.network import Network
 from trail.registry import Registry
-from trail.scan import Float32
+from trail.scan import Float32, Int64
 from trail.sites import Sites
 from world.export import write_csv
 from world.simulate import Options, World, simulate
@@ -288,6 +288,12 @@ def _part(encoded: Encoded, truth: Truth, target: np.ndarray) -> SimpleNamespace
     )
 
 
+def apart(lots: Sequence[Int64]) -> Int64:
+    """Lot keys of several worlds, one after the other: lots of different worlds are different."""
+    codes = [np.unique(lot, return_inverse=True)[1] for lot in lots]
+    return np.concatenate([code + 1_000_000 * i for i, code in enumerate(codes)])
+
+
 def together(made: Sequence[Block]) -> Block:
     """Blocks of several seeds as one; lots and trails of different seeds are different."""
     columns: dict[str, Any] = {}
@@ -298,9 +304,7 @@ def together(made: Sequence[Block]) -> Block:
         elif column == "scores":
             columns[column] = {m: np.concatenate([v[m] for v in values]) for m in values[0]}
         elif column == "lot":
-            columns[column] = np.concatenate(
-                [np.unique(v, return_inverse=True)[1] + 1_000_000 * i for i, v in enumerate(values)]
-            )
+            columns[column] = apart(values)
         elif column == "trail":
             before = np.cumsum([0, *(int(v[-1]) + 1 for v in values[:-1])])
             columns[column] = np.concatenate([v + b for v, b in zip(values, before, strict=True)])

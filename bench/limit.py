@@ -21,10 +21,11 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from bench.card import SHARE, world_seen
+from bench.card import SHARE, apart, world_seen
 from bench.card_page import table
 from models import gbm, predict
 from pipelines import fitting, params
@@ -72,12 +73,7 @@ class Movements:
             for name in ("features", "jump", "typed", "late")
         }
         return cls(
-            lot=np.concatenate(
-                [
-                    np.unique(one.lot, return_inverse=True)[1] + 1_000_000 * i
-                    for i, one in enumerate(several)
-                ]
-            ),
+            lot=apart([one.lot for one in several]),
             scores={
                 judge: np.concatenate([one.scores[judge] for one in several])
                 for judge in several[0].scores
@@ -86,7 +82,7 @@ class Movements:
         )
 
 
-def recorded_wrongly(options: Options, **right: Any) -> Bool:
+def recorded_wrongly(options: Options, *right: Mapping[str, float]) -> list[Bool]:
     """Which scans of a world, in the order of its table, have a time that an error changed.
 
     The same world is recorded once more without the error: its random draws are the same, so that
@@ -94,16 +90,20 @@ def recorded_wrongly(options: Options, **right: Any) -> Bool:
 
     Args:
         options: of a world that hides no tampering.
-        right: entries of the profile without the error: `manual_sd_h` 0 is without times typed by
-            hand, `late_mean_h` 0 without boxes that are recorded late.
+        right: for each error, entries of the profile without it: `manual_sd_h` 0 is without times
+            typed by hand, `late_mean_h` 0 without boxes that are recorded late.
     """
     options = options.checked()
     ground = ground_of(options)
     honest = honest_scans(ground, options.lot_count())
     still = draft(honest, ground.network.sites, share=0.0, seed=ground.seed)
-    faultless = replace(ground, profile=replace(ground.profile, **right))
-    recorded, meant = (_keys(observed(g, still)[0]) for g in (ground, faultless))
-    return np.asarray(~recorded.isin(meant))
+
+    def recorded(without: Mapping[str, Any]) -> pd.MultiIndex:
+        profile = replace(ground.profile, **without)
+        return _keys(observed(replace(ground, profile=profile), still)[0])
+
+    known = recorded({})
+    return [np.asarray(~known.isin(recorded(without))) for without in right]
 
 
 def _keys(scans: Scans) -> pd.MultiIndex:
@@ -122,16 +122,17 @@ def movements(
     honest = seen.part.subtype < 0
     scores = predict.logits(weights, seen.encoded) if judged else {}
 
-    def wrong(**right: float) -> Bool:
-        there = (row >= 0) & recorded_wrongly(options, **right)[np.maximum(row, 0)]
+    def movement(wrong: Bool) -> Bool:
+        there = (row >= 0) & wrong[np.maximum(row, 0)]
         # A movement, so never the first scan of a trail: the one before is of the same trail.
         return np.asarray(((there | np.roll(there, 1)) & honest)[kept])
 
+    typed, late = recorded_wrongly(options, {"manual_sd_h": 0.0}, {"late_mean_h": 0.0})
     return Movements(
         features[kept],
         target[kept] == 1,
-        wrong(manual_sd_h=0.0),
-        wrong(late_mean_h=0.0),
+        movement(typed),
+        movement(late),
         seen.part.lot[kept],
         {judge: score[kept, Anomaly.JUMP] for judge, score in scores.items()},
     )
@@ -140,26 +141,19 @@ def movements(
 def boosted(known: Movements, held: Movements, asked: Movements) -> Float32:
     """What boosting of `jump` alone, as the pipeline trains it, says of the asked, float32 (n,)."""
     settings = params.load()["train"]
-    targets = []
-    for part in (known, held):
+
+    def taught(part: Movements) -> tuple[Float32, npt.NDArray[np.int8], Float32]:
         target = np.full((len(part.jump), len(ANOMALIES)), -1, np.int8)
         target[:, Anomaly.JUMP] = part.jump
-        targets.append(target)
-    weight = tuple(
-        fitting.weights(SimpleNamespace(features=part.features), settings)  # type: ignore[arg-type]
-        for part in (known, held)
-    )
+        # All that the weights ask of a part are its features.
+        alike = SimpleNamespace(features=part.features)
+        return part.features, target, fitting.weights(alike, settings)  # type: ignore[arg-type]
+
+    mine, target, weight = taught(known)
+    other, held_target, held_weight = taught(held)
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        gbm.fit(
-            known.features,
-            targets[0],
-            held.features,
-            targets[1],
-            settings["gbm"],
-            folder,
-            (weight[0], weight[1]),
-        )
+        folder, weights = Path(made), (weight, held_weight)
+        gbm.fit(mine, target, other, held_target, settings["gbm"], folder, weights)
         return gbm.logits(folder, asked.features)[:, Anomaly.JUMP]
 
 

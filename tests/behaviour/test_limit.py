@@ -19,27 +19,29 @@ from world.export import write_csv
 from world.simulate import Options, simulate
 
 SMALL = Options(seed=3, scans=20_000, natural_share=0.0)
+TYPED = {"manual_sd_h": 0.0}
 
 
 def test_typed_times_are_as_many_as_the_profile_says():
     world = simulate(SMALL)
-    typed = limit.recorded_wrongly(SMALL, manual_sd_h=0.0)
+    (typed,) = limit.recorded_wrongly(SMALL, TYPED)
     assert len(typed) == world.scans.num_rows
     assert 0.003 < typed.mean() < 0.008
-    assert not limit.recorded_wrongly(replace(SMALL, profile="easy"), manual_sd_h=0.0).any()
+    (of_easy,) = limit.recorded_wrongly(replace(SMALL, profile="easy"), TYPED)
+    assert not of_easy.any()
 
 
 def test_boxes_are_recorded_late_together():
-    late = limit.recorded_wrongly(SMALL, late_mean_h=0.0)
+    late, none = limit.recorded_wrongly(SMALL, {"late_mean_h": 0.0}, {})
     assert 0.002 < late.mean() < 0.02
-    assert not limit.recorded_wrongly(SMALL).any()
+    assert not none.any()
 
 
 def test_what_was_typed_is_off_and_no_commissioning(tmp_path):
     world = simulate(SMALL)
     write_csv(world.sites, tmp_path / "sites.csv")
     scans = to_scans(world.scans, read_sites(tmp_path / "sites.csv")).scans
-    typed = limit.recorded_wrongly(SMALL, manual_sd_h=0.0)[scans.row]
+    typed = limit.recorded_wrongly(SMALL, TYPED)[0][scans.row]
     assert not (scans.op[typed] == Op.AGGREGATION).any()
     # Read alone, as nobody types two items wrongly by the same seconds.
     portal = np.stack([scans.lot, scans.site, scans.op, scans.time_us], axis=1)
