@@ -374,7 +374,7 @@ def where_time_goes(world: World, folder: Path, count: int) -> list[str]:
             stages.watch(service.history, "mark", "history")
             model = service.judge.panel().champion
             assert model is not None
-            stages.watch(model.bundle, "judge", "network")
+            stages.watch(model.bundle, "judge", "models")
             stages.watch(service.scorer, "judged_with", "encode")
             stages.watch(service.log, "append_all", "log")
             stages.watch(service.log, "given", "log")
