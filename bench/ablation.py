@@ -86,12 +86,16 @@ def of_lots(share: float) -> Callable[[Part, argparse.Namespace], Part]:
     """Some of the training lots."""
 
     def chosen(part: Part, _: argparse.Namespace) -> Part:
-        lots = np.unique(part.lot)
-        rng = np.random.default_rng(5)
-        kept = rng.permutation(lots)[: max(1, round(share * len(lots)))]
-        return _trails(part, np.isin(part.lot[part.offsets[:-1]], kept))
+        return _trails(part, _some(part.lot[part.offsets[:-1]], share))
 
     return chosen
+
+
+def _some(lot: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
+    """Trails, given their lots, of some of the lots."""
+    lots = np.unique(lot)
+    kept = np.random.default_rng(5).permutation(lots)[: round(share * len(lots))]
+    return np.isin(lot, kept)
 
 
 def twice_the_scans(part: Part, asked: argparse.Namespace) -> Part:
@@ -149,16 +153,20 @@ def of_context(name: str) -> tuple[str, ...]:
     return tuple(feature for feature in FEATURES if CONTEXT_OF[feature] == name)
 
 
-def without_more(*names: str) -> Callable[[Part, argparse.Namespace], Part]:
-    """Without lots that are seen once more in these ways; they come last, stretched, then boxed."""
+def without_more(*names: str, share: float = 0.0) -> Callable[[Part, argparse.Namespace], Part]:
+    """Without lots that are seen once more in these ways, or with a share of them; they come last,
+    stretched, then boxed.
+    """
 
     def learned(part: Part, asked: argparse.Namespace) -> Part:
-        end, kept = len(part), np.ones(len(part.offsets) - 1, bool)
+        heads = part.offsets[:-1]
+        end, kept = len(part), np.ones(len(heads), bool)
         for name in reversed((STRETCHED, BOXED)):
             labelled = asked.sequences.parent / "labelled" / f"{name}.parquet"
             first = end - pq.read_metadata(labelled).num_rows
             if name in names:
-                kept &= (part.offsets[:-1] < first) | (part.offsets[:-1] >= end)
+                mine = (heads >= first) & (heads < end)
+                kept[mine] = _some(part.lot[heads[mine]], share)
             end = first
         return _trails(part, kept)
 
@@ -211,6 +219,7 @@ VARIANTS: Final[dict[str, Variant]] = {
     "without the lot's pace": Variant(without=LOT_PACE),
     "every item counts alike": Variant({"crowd_exponent": 0.0}),
     "no lots on unknown roads": Variant(learned=without_more(STRETCHED)),
+    "a quarter of those lots": Variant(learned=without_more(STRETCHED, share=0.25)),
     "no whole boxes": Variant(learned=without_more(BOXED)),
     "neither, and every item counts alike": Variant(
         {"crowd_exponent": 0.0}, learned=without_more(STRETCHED, BOXED)

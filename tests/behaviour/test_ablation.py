@@ -106,6 +106,17 @@ def test_jitter_leaves_flags_and_the_trails_themselves_alone():
     assert off[:, 0].std() == pytest.approx(0.05 * whole.features[:, 0].std(), rel=0.1)
 
 
+def on_unknown_roads(folder):
+    """A hundred trails, the last ten hold whole boxes, thirty before them other roads."""
+    whole = part(3, trails=100)
+    (folder / "labelled").mkdir()
+    for name, first, last in ((ablation.STRETCHED, 60, 90), (ablation.BOXED, 90, 100)):
+        rows = whole.offsets[last] - whole.offsets[first]
+        scans = pa.table({"row": np.arange(rows)})
+        pq.write_table(scans, folder / "labelled" / f"{name}.parquet")
+    return whole, argparse.Namespace(sequences=folder / "sequences")
+
+
 @pytest.mark.parametrize(
     ("names", "kept"),
     [
@@ -115,16 +126,20 @@ def test_jitter_leaves_flags_and_the_trails_themselves_alone():
     ],
 )
 def test_lots_that_are_seen_once_more_in_some_way_are_left_out(tmp_path, names, kept):
-    """Of a hundred trails the last ten hold whole boxes, thirty before them other roads."""
-    whole = part(3, trails=100)
-    (tmp_path / "labelled").mkdir()
-    for name, first, last in ((ablation.STRETCHED, 60, 90), (ablation.BOXED, 90, 100)):
-        rows = whole.offsets[last] - whole.offsets[first]
-        scans = pa.table({"row": np.arange(rows)})
-        pq.write_table(scans, tmp_path / "labelled" / f"{name}.parquet")
-    asked = argparse.Namespace(sequences=tmp_path / "sequences")
+    whole, asked = on_unknown_roads(tmp_path)
     left = ablation.without_more(*names)(whole, asked)
     assert left.features.tolist() == whole.features[np.isin(whole.trail, kept)].tolist()
+
+
+def test_a_share_of_those_lots_are_whole_lots(tmp_path):
+    whole, asked = on_unknown_roads(tmp_path)
+    whole.lot[:] = whole.trail // 5
+    left = ablation.without_more(ablation.STRETCHED, share=0.5)(whole, asked)
+    lots = np.unique(left.lot)
+    assert [*range(12), 18, 19] == [lot for lot in lots if lot < 12 or lot >= 18]
+    assert len(lots) == 12 + 3 + 2
+    kept = np.isin(whole.lot, lots)
+    assert left.features.tolist() == whole.features[kept].tolist()
 
 
 def test_half_of_the_lots_are_whole_lots():
