@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,12 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     context = Context(intake.sites, learned, registry)
     said, ids = verdicts.read(validated), EventIds(intake)
     next_row = int(intake.scans.row.max()) + 1
-    more = _more(parts["train"], settings)
-    parts |= {name: scans for name, (scans, _) in more.items()}
+    lawful = _lawful(intake.scans, parts)
+    for name, (scans, shown) in _more(parts["train"], settings).items():
+        parts[name], lawful[name] = scans, shown
     with Progress("label", len(parts), "parts") as step:
         for i, name in enumerate((*PARTS, *MORE)):
-            known = more[name][1] if name in MORE else None
-            scans, truth = _inject(parts[name], known, intake.sites, settings, name, i)
+            scans, truth = _inject(parts[name], lawful[name], intake.sites, settings, name, i)
             scans = _number(scans, next_row)
             next_row = max(next_row, int(scans.row.max(initial=-1)) + 1)
             table = _columns(_of(intake, scans), truth, context, said, ids)
@@ -92,6 +92,18 @@ def label(validated: Path, out: Path, settings: dict[str, Any]) -> None:
     for name in PARTS:
         of = summary["parts"][name]
         say(f"label: {name}: {of['lots']:,} lots, {of['scans']:,} scans, {of['injected']}")
+
+
+def _lawful(scans: Scans, parts: Mapping[str, Scans]) -> dict[str, Scans]:
+    """The scans that show what is lawful and usual in each part: its own and those of all before.
+
+    A few lots do not use every lawful edge: one that only the training lots used is no anomaly.
+    """
+    shown, seen = {}, np.zeros(len(scans), bool)
+    for name in PARTS:
+        seen = seen | np.isin(scans.row, parts[name].row)
+        shown[name] = scans.take(seen)
+    return shown
 
 
 def _more(scans: Scans, settings: dict[str, Any]) -> dict[str, tuple[Scans, Scans]]:
@@ -195,7 +207,7 @@ def _day(time_us: int) -> str:
 
 def _inject(
     scans: Scans,
-    known: Scans | None,
+    lawful: Scans,
     sites: Sites,
     settings: dict[str, Any],
     name: str,
@@ -203,7 +215,7 @@ def _inject(
 ) -> tuple[Scans, Truth]:
     """Tamper with a part; training may leave subtypes out, no other part does.
 
-    What is lawful and usual is learned from the part, or from `known`.
+    What is lawful and usual is learned from `lawful`.
     """
     training = name == "train" or name in MORE
     share = settings["share_train"] if training else settings["share"]
@@ -220,7 +232,7 @@ def _inject(
         seed=seed,
         subtypes=wanted,
         scope="box" if name == BOXED else "mix",
-        known=known,
+        known=lawful,
     )
     return done.scans, done.truth
 

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -70,6 +71,24 @@ def test_injection_is_apart_in_each_part_and_says_what_it_is(labelled):
         control = table["control"].to_numpy() & table["cause"].to_numpy()
         assert (target[control] != 1).all()
         assert (table["row"].to_numpy()[table["event_id"].to_numpy() < 0] >= 0).all()
+
+
+def test_an_edge_that_the_lots_before_used_is_lawful(labelled):
+    """A few lots do not use every edge; what goes over one that others used is no anomaly."""
+    used, seen = set(), 0
+    for table in labelled.values():
+        at = table.select(["epc_code", "event_time", "location_id", "cause", "subtype"]).to_pandas()
+        at["honest"] = ~table["is_synthetic"].to_numpy()
+        at = at.sort_values(["epc_code", "event_time"], kind="stable")
+        at["start"] = at.groupby("epc_code")["location_id"].shift()
+        at = at[at["start"].notna() & (at["start"] != at["location_id"])]
+        edges = pd.Series(list(zip(at["start"], at["location_id"], strict=True)), at.index)
+        used |= set(edges[at["honest"]])
+        astray = at[at["cause"] & (at["subtype"] == NAMES.index("loc_unused_edge"))]
+        unused = edges[astray.groupby("epc_code").head(1).index]  # from there on it may go lawfully
+        assert not used & set(unused)
+        seen += len(unused)
+    assert seen > 20
 
 
 def test_more_of_the_training_lots_is_seen_boxed_and_mixed(labelled, folder):
