@@ -44,7 +44,9 @@ class Stack:
     intercept: Float64
 
     @classmethod
-    def fit(cls, logits: Mapping[str, Float32], target: Int8) -> Stack:
+    def fit(
+        cls, logits: Mapping[str, Float32], target: Int8, counts: Float32 | None = None
+    ) -> Stack:
         """Fit on a part that training has not learned from; rows with target -1 are left out.
 
         An anomaly that is not in it, or in all of it, is left to the network.
@@ -52,7 +54,9 @@ class Stack:
         Args:
             logits: log-odds of each of `PARTS`, float32 (n, 5).
             target: int8 (n, 5).
+            counts: how much each scan counts, float32 (n,); None is the same.
         """
+        counts = np.ones(len(target), np.float32) if counts is None else counts
         kinds = target.shape[1]
         weight, intercept = np.tile([1.0, 0.0], (kinds, 1)), np.zeros(kinds)
         for k in range(kinds):
@@ -60,7 +64,7 @@ class Stack:
             truth = target[keep, k] == 1
             if truth.any() and not truth.all():
                 parts = np.stack([logits[name][keep, k] for name in PARTS], axis=1)
-                weight[k], intercept[k] = _logistic(parts.astype(np.float64), truth)
+                weight[k], intercept[k] = _logistic(parts.astype(np.float64), truth, counts[keep])
         return cls(weight, intercept)
 
     def __call__(self, logits: Mapping[str, Float32]) -> Float32:
@@ -82,7 +86,9 @@ class Stack:
         return cls(np.array(value["weight"]), np.array(value["intercept"]))
 
 
-def _logistic(parts: Float64, truth: npt.NDArray[np.bool_]) -> tuple[Float64, float]:
+def _logistic(
+    parts: Float64, truth: npt.NDArray[np.bool_], counts: Float32
+) -> tuple[Float64, float]:
     """Weights (2,) and intercept of the likeliest logistic model; a part that says the same of all
     scans has weight 0.
     """
@@ -92,9 +98,10 @@ def _logistic(parts: Float64, truth: npt.NDArray[np.bool_]) -> tuple[Float64, fl
 
     def loss(at: Float64) -> tuple[float, Float64]:
         margin = sign * (parts @ at[:2] + at[2])
-        slope = -sign / (1 + np.exp(np.clip(margin, -500, 500)))
+        slope = -counts * sign / (1 + np.exp(np.clip(margin, -500, 500)))
         gradient = np.append(slope @ parts + 2 * _PENALTY * at[:2], slope.sum())
-        return float(np.logaddexp(0, -margin).sum() + _PENALTY * (at[:2] ** 2).sum()), gradient
+        unlikely = float(counts @ np.logaddexp(0, -margin))
+        return unlikely + _PENALTY * float((at[:2] ** 2).sum()), gradient
 
     bounds = [(0.0, None if np.ptp(parts[:, place]) > 0 else 0.0) for place in range(2)]
     found = minimize(

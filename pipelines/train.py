@@ -74,7 +74,8 @@ def train(asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     fitting.write(network, out)
     _baselines(learned, held, settings["train"], out)
     if serves(settings["train"]) == "stack":
-        Stack.fit(predict.logits(out, held), scored_target(held)).save(out)
+        counts = fitting.weights(held, settings["train"])
+        Stack.fit(predict.logits(out, held), scored_target(held), counts).save(out)
     known = load_part(asked.sequences, "calibration")
     _calibrate(known, settings, out)
     _context(asked, out, settings)

@@ -53,6 +53,20 @@ def test_a_part_that_errs_has_no_say_and_is_not_turned_around():
     assert (weight[:, 1] == 0).all() and (weight[:, 0] > 0).all()
 
 
+def test_a_box_that_counts_once_weighs_as_one_scan():
+    logits, target = parts(4, 6)
+    size = np.where(np.arange(N) < 200, 50, 1)
+    boxed = {name: np.repeat(value, size, axis=0) for name, value in logits.items()}
+    counts = np.repeat(1 / size, size).astype(np.float32)
+    once = Stack.fit(logits, target)
+    assert Stack.fit(boxed, np.repeat(target, size, axis=0), counts).weight == pytest.approx(
+        once.weight, rel=1e-3
+    )
+    assert Stack.fit(boxed, np.repeat(target, size, axis=0)).weight != pytest.approx(
+        once.weight, rel=1e-2
+    )
+
+
 def test_what_cannot_be_learned_is_left_to_the_network():
     logits, target = parts(4, 4)
     target[:, 1], target[:, 2] = 0, -1
