@@ -210,7 +210,14 @@ class Seen:
     part: blocks.Part
 
 
-def world_seen(name: str, seed: int, scans: int, weights: Path, share: float = SHARE) -> Seen:
+def world_seen(
+    name: str,
+    seed: int,
+    scans: int,
+    weights: Path,
+    share: float = SHARE,
+    subtypes: Sequence[str] = (),
+) -> Seen:
     """One world of a kind, tampered with and encoded.
 
     Args:
@@ -219,12 +226,13 @@ def world_seen(name: str, seed: int, scans: int, weights: Path, share: float = S
         scans: about how many.
         weights: folder of the trained models, for the network that they learned.
         share: EPCs tampered with of each type.
+        subtypes: names of the kinds of tampering; none, those of that world.
     """
     held_out = None if name in ("base", "W7") else name
     world = simulate(Options(seed=seed, scans=scans, natural_share=0.0, held_out=held_out))
     sites, registry = _masters(world)
     intake = to_scans(world.scans, sites)
-    subtypes = UNSEEN if name == "W7" else SEEN
+    subtypes = subtypes or (UNSEEN if name == "W7" else SEEN)
     scope = "box" if name == "W8" else "mix"
     done = tamper(
         intake.scans, intake.sites, share=share, seed=seed, subtypes=subtypes, scope=scope
