@@ -210,6 +210,9 @@ VARIANTS: Final[dict[str, Variant]] = {
     "attention": Variant({"attention": True}),
     "two levels: the item, box and lot": Variant({"hierarchical": True}),
     "focal loss": Variant({"loss": "focal"}),
+    "what a search found (docs/decisions.md)": Variant(
+        {"length": 10, "hidden": 128, "dropout": 0.5, "loss": "focal", "learning_rate": 0.0037}
+    ),
     "no dropout": Variant({"dropout": 0.0}),
     "no running average": Variant({"average": 0.0}),
     "without box and lot": Variant(without=of_context("box and lot")),
