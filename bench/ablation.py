@@ -302,7 +302,9 @@ Figures = dict[str, dict[str, Any]]
 
 def results(asked: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     """Each variant's figures, kept or computed."""
-    wanted = [name for name in VARIANTS if not asked.only or name in asked.only]
+    # All the others are compared with the network as it is.
+    only = [AS_IT_IS, *asked.only] if asked.only else VARIANTS
+    wanted = [name for name in VARIANTS if name in only]
     key = [asked.scans, asked.seeds, *asked.worlds]
     kept: dict[str, Figures] = {}
     if asked.keep is not None and asked.keep.exists():
