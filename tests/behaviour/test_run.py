@@ -320,8 +320,9 @@ def test_a_control_is_not_told(controls, name):
     assert lots >= 5, "too few to say anything"
     assert auc.low <= 0.5 + NOT_TOLD
     assert auc.high >= 0.5 - NOT_TOLD
-    # A box is one case: of 47 boxes that are caught at 5 %, five may be by chance.
-    assert binom.sf(round(auc.recall_at_fpr1 * lots) - 1, lots, 0.05) > 0.025
+    # A box is one case: of nine that are caught at 5 %, three may be by chance, as six are asked.
+    caught = round(auc.recall_at_fpr1 * lots)
+    assert binom.sf(caught - 1, lots, 0.05) > 0.025 / len(CONTROLS)
 
 
 @pytest.fixture(scope="module")
