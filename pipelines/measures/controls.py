@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from pipelines.measures.blocks import Block, Int8, first_true
+from pipelines.measures.blocks import Block, Int8
 from pipelines.measures.lots import Float32, Int64
 from pipelines.measures.ranking import Bool, places
 from trail.scan import Anomaly
@@ -71,16 +71,24 @@ def control_auc(
     """AUC of `score`, float32 (n,), for the scans of control `subtype`.
 
     Where something does tell it later (the conflicting tracks of a cloned box), only the scans
-    before that evidence are asked.
+    before the lot's first such evidence are asked: what tells one item tells of its mates.
     """
     of_subtype = block.control & (block.subtype == subtype)
-    end = first_true(block.evidence & of_subtype, block.trail)[block.trail]
-    chosen = of_subtype & block.cause & (np.arange(len(block)) < end)
+    chosen = of_subtype & block.cause & _before_first(block.evidence & of_subtype, block)
     honest = block.target[:, anomaly] == 0
     alike = read_alike(block.op, block.trail, block.lot, block.time_us)
     if anomaly == Anomaly.JUMP:
         alike = moved_alike(alike, block.pace)
     return matched_auc(score, chosen, honest, alike, block.lot, block.trail, count, seed)
+
+
+def _before_first(evidence: Bool, block: Block) -> Bool:
+    """The scans that were made before the first one of their lot in `evidence`, bool (n,)."""
+    _, lot = np.unique(block.lot, return_inverse=True)
+    first = np.full(len(block), np.iinfo(np.int64).max)
+    np.minimum.at(first, lot[evidence], block.time_us[evidence])
+    earlier: Bool = block.time_us < first[lot]
+    return earlier
 
 
 def read_alike(op: Int8, trail: Int64, lot: Int64, time_us: Int64) -> Int64:

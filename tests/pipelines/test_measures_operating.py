@@ -184,6 +184,28 @@ def test_a_control_is_compared_with_its_own_operation():
     assert 0.4 < control_auc(known, score + sale, 1, 7, 300, 0).auc < 0.6
 
 
+def test_what_tells_one_item_of_a_box_tells_of_its_mates():
+    rng = np.random.default_rng(2)
+    trails = [[(0, Op.AGGREGATION), (9, Op.WMS_IN), (20, Op.WMS_OUT)]] * 3000
+    control = np.repeat(np.arange(3000) < 300, 3)
+    second, last = np.tile([False, True, False], 3000), np.tile([False, False, True], 3000)
+    of_one_item = np.arange(9000) % 90 < 3
+    made = block(
+        trails,
+        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
+        anomaly=np.where(control, 1, -1).astype(np.int8),
+        subtype=np.where(control, 7, -1).astype(np.int16),
+        control=control,
+        cause=control & ~second,
+        evidence=control & second & of_one_item,
+        lot=np.arange(9000) // 90,
+    )
+    score = rng.random(9000).astype(np.float32)
+    found = control_auc(made, score + (control & last), 1, 7, 300, 0)
+    assert 0.4 < found.auc < 0.6
+    assert found.trails == 300
+
+
 def test_a_quick_lorry_is_compared_with_other_quick_lorries():
     rng = np.random.default_rng(1)
     trails = [[(0, Op.WMS_OUT), (9, Op.HUB_IN)]] * 8000
