@@ -202,16 +202,16 @@ VARIANTS: Final[dict[str, Variant]] = {
     "gradient boosting": Variant(boosted={}),
     "gradient boosting, faster is never less of a jump": Variant(boosted={"monotone": True}),
     "looks back on 5 scans": Variant({"length": 5}),
+    "looks back on 10 scans": Variant({"length": 10}),
     "looks back on 15 scans": Variant({"length": 15}),
-    "looks back on 20 scans": Variant({"length": 20}),
     "48 hidden units": Variant({"hidden": 48}),
-    "96 hidden units": Variant({"hidden": 96}),
+    "128 hidden units": Variant({"hidden": 128}),
     "one layer": Variant({"layers": 1}),
     "attention": Variant({"attention": True}),
     "two levels: the item, box and lot": Variant({"hierarchical": True}),
-    "cross-entropy instead of the focal loss": Variant({"loss": "bce"}),
-    "as it was before a search (docs/decisions.md)": Variant(
-        {"length": 20, "hidden": 96, "dropout": 0.4, "loss": "bce", "learning_rate": 0.002}
+    "focal loss": Variant({"loss": "focal"}),
+    "what a search found (docs/decisions.md)": Variant(
+        {"length": 10, "hidden": 128, "dropout": 0.5, "loss": "focal", "learning_rate": 0.0037}
     ),
     "no dropout": Variant({"dropout": 0.0}),
     "no running average": Variant({"average": 0.0}),
