@@ -304,7 +304,8 @@ def test_home_is_a_folder_of_its_own(champion):
 
 @pytest.fixture(scope="module")
 def controls(champion) -> dict[str, Told]:
-    found = ask(champion.home / "models/weights", 300_000 if FULL else 200_000, 4 if FULL else 1)
+    scans, worlds = (300_000, 4) if FULL else (200_000, 2)
+    found = ask(champion.home / "models/weights", scans, worlds)
     print(*found.items(), sep="\n")
     return found
 
