@@ -156,18 +156,29 @@ def test_confusion_by_hand():
     assert np.isnan(table[1:5]).all()
 
 
+def with_control(trails, control, anomaly: int, subtype: int, **columns) -> Block:
+    """A block whose scans in `control` belong to a control of this type and kind."""
+    return block(
+        trails,
+        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
+        anomaly=np.where(control, anomaly, -1).astype(np.int8),
+        subtype=np.where(control, subtype, -1).astype(np.int16),
+        control=control,
+        **columns,
+    )
+
+
 def test_a_control_is_compared_with_its_own_operation():
     # Sales score higher than other scans: that alone must not tell a control that is a sale.
     rng = np.random.default_rng(0)
     trails = [[(0, Op.AGGREGATION), (9, Op.SALE)]] * 4000
     control = np.repeat(np.arange(4000) < 200, 2)
     sale = np.tile([False, True], 4000)
-    made = block(
+    made = with_control(
         trails,
-        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
-        anomaly=np.where(control, 1, -1).astype(np.int8),
-        subtype=np.where(control, 7, -1).astype(np.int16),
-        control=control,
+        control,
+        anomaly=1,
+        subtype=7,
         cause=control & sale,
         lot=np.arange(8000) // 80,
     )
@@ -190,12 +201,11 @@ def test_what_tells_one_item_of_a_box_tells_of_its_mates():
     control = np.repeat(np.arange(3000) < 300, 3)
     second, last = np.tile([False, True, False], 3000), np.tile([False, False, True], 3000)
     of_one_item = np.arange(9000) % 90 < 3
-    made = block(
+    made = with_control(
         trails,
-        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
-        anomaly=np.where(control, 1, -1).astype(np.int8),
-        subtype=np.where(control, 7, -1).astype(np.int16),
-        control=control,
+        control,
+        anomaly=1,
+        subtype=7,
         cause=control & ~second,
         evidence=control & second & of_one_item,
         lot=np.arange(9000) // 90,
@@ -213,12 +223,11 @@ def test_a_quick_lorry_is_compared_with_other_quick_lorries():
     control = np.repeat(np.arange(8000) < 200, 2)
     pace = np.where(arrival, rng.uniform(0.6, 1.4, 16_000), np.nan).astype(np.float32)
     pace[control & arrival] = rng.uniform(0.6, 0.8, 200)
-    made = block(
+    made = with_control(
         trails,
-        target=np.where(control[:, None], -1, 0).repeat(5, axis=1).astype(np.int8),
-        anomaly=np.where(control, 4, -1).astype(np.int8),
-        subtype=np.where(control, 9, -1).astype(np.int16),
-        control=control,
+        control,
+        anomaly=4,
+        subtype=9,
         cause=control & arrival,
         pace=pace,
     )
