@@ -4,8 +4,9 @@ An item whose time was typed an hour too early is recorded as one that came befo
 an item that did. A box whose departure was recorded late seems to have been quick. `python -m
 bench.limit` judges movements of worlds that nothing else uses by the models of a run, and by
 gradient boosting that was fed with one, four and sixteen worlds of its own. Each is measured with
-all honest scans, and without those whose times are wrong, which only the world knows. It writes a
-Markdown page.
+all honest scans, and without those whose times are wrong, which only the world knows; and the other
+way about, with no honest scans but these. For that there is one more judge, that learned nothing
+but to tell these from jumps. It writes a Markdown page.
 """
 
 from __future__ import annotations
@@ -64,6 +65,22 @@ class Movements:
     late: Bool
     lot: Int64
     scores: Mapping[str, Float32]
+
+    @property
+    def wrong(self) -> Bool:
+        """Honest, but typed by hand or recorded late, bool (n,)."""
+        return self.typed | self.late
+
+    def where(self, kept: Bool) -> Movements:
+        """Those that are kept, bool (n,)."""
+        return Movements(
+            self.features[kept],
+            self.jump[kept],
+            self.typed[kept],
+            self.late[kept],
+            self.lot[kept],
+            {judge: score[kept] for judge, score in self.scores.items()},
+        )
 
     @classmethod
     def together(cls, several: Sequence[Movements]) -> Movements:
@@ -176,6 +193,10 @@ def judges(asked: argparse.Namespace) -> tuple[Movements, dict[str, Float32]]:
         name = f"boosting of {count} more world{'s' * (count > 1)}"
         say(f"{name}: {len(known.jump):,} movements to learn from")
         said[name] = boosted(known, fed[-1], whole)
+    known, held = (m.where(m.jump | m.wrong) for m in (Movements.together(fed[:most]), fed[-1]))
+    name = f"boosting of {most} more worlds, only jumps and wrong times"
+    say(f"{name}: {len(known.jump):,} movements to learn from")
+    said[name] = boosted(known, held, whole)
     return whole, said
 
 
@@ -207,20 +228,23 @@ def page(whole: Movements, said: Mapping[str, Float32], command: str) -> str:
             judge,
             _ap(score, whole, every),
             _ap(score, whole, ~whole.typed),
-            _ap(score, whole, ~(whole.typed | whole.late)),
+            _ap(score, whole, ~whole.wrong),
+            _ap(score, whole, whole.jump | whole.wrong),
             *(f"{share:.0%}" for share in _among_false(score, whole)),
         ]
         for judge, score in said.items()
     ]
     head = ["judge", "all honest scans", "none typed by hand", "none recorded late either"]
+    head.append("only those typed or late")
     return "\n\n".join(
         [
             "# How well a jump can be told",
             f"Written by `{command}`: average precision of `jump`, with 95 % intervals by lot, on "
             f"{honest.sum():,} honest movements and {whole.jump.sum():,} jumps of worlds that "
             "nothing else uses. The first rows are the models of a run; the others are gradient "
-            "boosting of this one type, fed with worlds of as many scans. A movement counts as "
-            "typed by hand or recorded late where its own time or that of the scan before is.",
+            "boosting of this one type, fed with worlds of as many scans, the last with nothing "
+            "but jumps and wrong times. A movement counts as typed by hand or recorded "
+            "late where its own time or that of the scan before is.",
             table([*head, "typed, of the honest above half of the jumps", "late, of them"], rows),
             f"{whole.typed.sum() / honest.sum():.1%} of the honest movements have a time that was "
             "typed by hand, off by a normal error of an hour, and "

@@ -20,6 +20,7 @@ from world.simulate import Options, simulate
 
 SMALL = Options(seed=3, scans=20_000, natural_share=0.0)
 TYPED = {"manual_sd_h": 0.0}
+TOLD = "boosting of 2 more worlds, only jumps and wrong times"
 
 
 def test_typed_times_are_as_many_as_the_profile_says():
@@ -69,10 +70,17 @@ def test_each_judge_is_measured_with_and_without_typed_times(page):
     ]
     names = [row[0].strip() for row in rows]
     assert {"gbm", "lstm", "stack", "boosting of 1 more world"} <= set(names)
-    assert "boosting of 2 more worlds" in names
+    assert {"boosting of 2 more worlds", TOLD} <= set(names)
     for row in rows:
-        whole, untyped, right = (float(cell.split()[0]) for cell in row[1:4])
+        whole, untyped, right, wrong = (float(cell.split()[0]) for cell in row[1:5])
         assert 0 < whole <= untyped <= right <= 1
+        assert whole <= wrong <= 1
+
+
+def test_who_learned_nothing_but_wrong_times_tells_them_and_nothing_else(page):
+    (row,) = (line.split("|")[1:-1] for line in page.splitlines() if f"| {TOLD} |" in line)
+    whole, wrong = (float(row[i].split()[0]) for i in (1, 4))
+    assert wrong > whole + 0.1
 
 
 def test_it_says_what_to_do_without_models(tmp_path, capsys):
