@@ -3,7 +3,7 @@
 An item whose time was typed an hour too early is recorded as one that came before its pallet; so is
 an item that did. A box whose departure was recorded late seems to have been quick. `python -m
 bench.limit` judges movements of worlds that nothing else uses by the models of a run, and by
-gradient boosting that was fed with one, four and sixteen worlds of its own. Each is measured with
+gradient boosting that was fed with one to sixty-four worlds of its own. Each is measured with
 all honest scans, and without those whose times are wrong, which only the world knows; and the other
 way about, with no honest scans but these. For that there is one more judge, that learned nothing
 but to tell these from jumps. It writes a Markdown page.
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, default=Path("models/weights"))
     parser.add_argument("--scans", type=int, default=300_000, help="of one world")
     parser.add_argument("--worlds", type=int, default=12, help="that are judged")
-    parser.add_argument("--fed", type=int, nargs="+", default=[1, 4, 16], help="worlds, boosting")
+    parser.add_argument("--fed", type=int, nargs="+", default=[1, 4, 16, 64], help="worlds")
     parser.add_argument("--out", type=Path, default=Path("docs/limit.md"))
     asked = parser.parse_args(argv)
     if not (asked.weights / "digest.json").is_file():
