@@ -158,6 +158,7 @@ def movements(
 def boosted(known: Movements, held: Movements, asked: Movements) -> Float32:
     """What boosting of `jump` alone, as the pipeline trains it, says of the asked, float32 (n,)."""
     settings = params.load()["train"]
+    say(f"boosting: {len(known.jump):,} movements to learn from")
 
     def taught(part: Movements) -> tuple[Float32, npt.NDArray[np.int8], Float32]:
         target = np.full((len(part.jump), len(ANOMALIES)), -1, np.int8)
@@ -190,14 +191,15 @@ def judges(asked: argparse.Namespace) -> tuple[Movements, dict[str, Float32]]:
     said = dict(whole.scores)
     for count in asked.fed:
         known = Movements.together(fed[:count])
-        name = f"boosting of {count} more world{'s' * (count > 1)}"
-        say(f"{name}: {len(known.jump):,} movements to learn from")
-        said[name] = boosted(known, fed[-1], whole)
-    known, held = (m.where(m.jump | m.wrong) for m in (Movements.together(fed[:most]), fed[-1]))
-    name = f"boosting of {most} more worlds, only jumps and wrong times"
-    say(f"{name}: {len(known.jump):,} movements to learn from")
-    said[name] = boosted(known, held, whole)
+        said[_fed(count)] = boosted(known, fed[-1], whole)
+    *told, held = (one.where(one.jump | one.wrong) for one in fed)
+    name = f"{_fed(most)}, only jumps and wrong times"
+    said[name] = boosted(Movements.together(told), held, whole)
     return whole, said
+
+
+def _fed(worlds: int) -> str:
+    return f"boosting of {worlds} more world{'s' * (worlds > 1)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,8 +236,15 @@ def page(whole: Movements, said: Mapping[str, Float32], command: str) -> str:
         ]
         for judge, score in said.items()
     ]
-    head = ["judge", "all honest scans", "none typed by hand", "none recorded late either"]
-    head.append("only those typed or late")
+    head = [
+        "judge",
+        "all honest scans",
+        "none typed by hand",
+        "none recorded late either",
+        "only those typed or late",
+        "typed, of the honest above half of the jumps",
+        "late, of them",
+    ]
     return "\n\n".join(
         [
             "# How well a jump can be told",
@@ -245,7 +254,7 @@ def page(whole: Movements, said: Mapping[str, Float32], command: str) -> str:
             "boosting of this one type, fed with worlds of as many scans, the last with nothing "
             "but jumps and wrong times. A movement counts as typed by hand or recorded "
             "late where its own time or that of the scan before is.",
-            table([*head, "typed, of the honest above half of the jumps", "late, of them"], rows),
+            table(head, rows),
             f"{whole.typed.sum() / honest.sum():.1%} of the honest movements have a time that was "
             "typed by hand, off by a normal error of an hour, and "
             f"{whole.late.sum() / honest.sum():.1%} belong to a box that was recorded late, by an "
